@@ -1,0 +1,403 @@
+//! Layout of the maps: `#[repr(C)]`, named, non-generic, no hidden padding. [`crate::ABI_VERSION`] moves with
+//! any change here.
+
+use crate::addr::Addr;
+use crate::packet::Packet;
+use crate::verdict::{Decision, Reason, Verdict};
+
+/// The single word that a packet reads first.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Control {
+    /// Active slot of the outer maps plus one; 0: no generation, nothing is enforced (D46).
+    pub active: u32,
+    /// Policy epoch (D15): moves with every generation and every membership that is taken away.
+    pub epoch: u32,
+    /// Added to the kernel's clock: tests advance time with it; 0 in production. ns.
+    pub clock_offset_ns: u64,
+    /// Until then (kernel clock, ns) flows are only recorded and learnt, per D17 (a): 0 = enforce.
+    pub grace_until_ns: u64,
+    /// `apply --confirm`: at this time (kernel clock, ns) go back to `fallback`; 0 = none.
+    pub confirm_until_ns: u64,
+    /// Slot plus one of the generation before.
+    pub fallback: u32,
+    /// Bits of [`control_flag`].
+    pub flags: u32,
+    /// Until then (kernel clock, ns) enforcement is suspended: counts, does not drop.
+    pub suspend_until_ns: u64,
+    /// Always zero.
+    pub spare: [u64; 4],
+}
+
+/// [`Control::flags`].
+pub mod control_flag {
+    /// Node-wide audit: counts, does not drop.
+    pub const AUDIT: u32 = 1 << 0;
+}
+
+/// Per-generation settings, array of one.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Settings {
+    /// Number of the generation, for people; grows with every apply.
+    pub generation: u64,
+    /// Bits of [`settings_flag`].
+    pub flags: u32,
+    /// Entries used of `node_ports`.
+    pub node_port_ranges: u32,
+    /// FelixConfiguration `kubeNodePortRanges`, inclusive, host order; only without any Service document (D3).
+    pub node_ports: [PortRange; crate::limits::MAX_NODE_PORT_RANGES],
+    /// Grace of a device that becomes governed, ns (D17).
+    pub grace_ns: u64,
+    /// Always zero.
+    pub spare: [u64; 4],
+}
+
+/// [`Settings::flags`].
+pub mod settings_flag {
+    /// `onPolicyChange: recheck` node-wide (D15).
+    pub const RECHECK: u32 = 1 << 0;
+    /// At least one device is governed: flows are recorded (D42).
+    pub const GOVERNED: u32 = 1 << 1;
+    /// Some rule looks at the source port.
+    pub const SPORT: u32 = 1 << 2;
+    /// `pc_infra` has entries (D39).
+    pub const INFRA: u32 = 1 << 3;
+    /// Some address is a frontend (D3).
+    pub const FRONTENDS: u32 = 1 << 4;
+}
+
+/// Inclusive, host order.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortRange {
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+/// A device of this node.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DeviceEntry {
+    /// Index into `pc_endpoints` plus one; 0: no host endpoint governs this device.
+    pub endpoint: u32,
+    /// Bits of [`device_flag`].
+    pub flags: u32,
+    /// Kernel clock, ns: grace of this device ends (D17); 0: none.
+    pub grace_until_ns: u64,
+}
+
+/// [`DeviceEntry::flags`].
+pub mod device_flag {
+    /// A workload device (D47): preDNAT and forward lists only.
+    pub const WORKLOAD: u32 = 1 << 0;
+    /// Accepts router advertisements (D7).
+    pub const ACCEPT_RA: u32 = 1 << 1;
+    /// Anti-spoof is on (D27).
+    pub const ANTI_SPOOF: u32 = 1 << 2;
+    /// Unknown ethertypes are dropped (D20).
+    pub const DROP_UNKNOWN_ETHERTYPES: u32 = 1 << 3;
+    /// The loopback device.
+    pub const LOOPBACK: u32 = 1 << 4;
+}
+
+/// Which list: index into [`EndpointEntry::lists`].
+#[repr(usize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ListKind {
+    /// doNotTrack, ingress.
+    UntrackedIngress = 0,
+    /// doNotTrack, egress.
+    UntrackedEgress = 1,
+    /// preDNAT, ingress.
+    PreDnat = 2,
+    /// applyOnForward, ingress.
+    ForwardIngress = 3,
+    /// applyOnForward, egress.
+    ForwardEgress = 4,
+    /// Normal, ingress.
+    NormalIngress = 5,
+    /// Normal, egress.
+    NormalEgress = 6,
+    /// Profiles, ingress.
+    ProfileIngress = 7,
+    /// Profiles, egress.
+    ProfileEgress = 8,
+}
+
+/// Number of [`ListKind`]s.
+pub const LIST_KINDS: usize = 9;
+
+/// What governs a device.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EndpointEntry {
+    /// Per [`ListKind`]: index into `pc_lists` plus one; 0: no policy there.
+    pub lists: [u32; LIST_KINDS],
+    /// Bits of [`endpoint_flag`].
+    pub flags: u32,
+}
+
+/// [`EndpointEntry::flags`].
+pub mod endpoint_flag {
+    /// Bound by `*`.
+    pub const WILDCARD: u32 = 1 << 0;
+}
+
+/// A range of the global rule order, and where its bitmap rows lie.
+///
+/// A row has `1 + words` u64: a summary (bit `w`: word `w` is not zero) and the words (bit `b` of word `w`: rule
+/// `rule_base + 64 w + b` matches this class). The row of class `c` starts at `*_rows + c * (1 + words)`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ListEntry {
+    /// First rule, index into `pc_rules`.
+    pub rule_base: u32,
+    /// Number of rules.
+    pub rule_count: u32,
+    /// 64-rule words of a row, at most [`crate::limits::MAX_WORDS_PER_LIST`].
+    pub words: u32,
+    /// Rows of source-address classes, index into `pc_rows`.
+    pub source_rows: u32,
+    /// Rows of destination-address classes.
+    pub destination_rows: u32,
+    /// Rows of (protocol, destination port) classes.
+    pub dport_rows: u32,
+    /// Rows of (protocol, source port) classes.
+    pub sport_rows: u32,
+    /// Always zero.
+    pub spare: u32,
+}
+
+/// What the scan does when a rule matches.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RuleAction {
+    /// Final: deny. The zero value, so that a torn entry is closed.
+    #[default]
+    Deny = 0,
+    /// Final: allow, for this stage.
+    Allow = 1,
+    /// Record, go on with the next rule.
+    Log = 2,
+    /// Go on at [`RuleEntry::resume`]: Pass, the end of a tier that passes, a negated named port.
+    Skip = 3,
+}
+
+/// [`RuleEntry::flags`].
+pub mod rule_flag {
+    /// The end of a tier, not a rule that somebody wrote.
+    pub const TIER_END: u8 = 1 << 0;
+    /// Flows that this rule admits are judged again in a newer epoch (D15).
+    pub const RECHECK: u8 = 1 << 1;
+    /// Belongs to a staged policy: counted, never decides.
+    pub const STAGED: u8 = 1 << 2;
+}
+
+/// One compiled rule.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RuleEntry {
+    /// A [`RuleAction`].
+    pub action: u8,
+    /// Bits of [`rule_flag`].
+    pub flags: u8,
+    /// Index of the rule in its policy's list; 0xffff for the end of a tier.
+    pub index: u16,
+    /// Id of the policy (a table of the agent); `u32::MAX` for the end of a tier.
+    pub policy: u32,
+    /// For [`RuleAction::Skip`]: position **within the list** at which the scan goes on.
+    pub resume: u32,
+    /// Stable identity for `pc_rule_hits`: hash of list kind, tier, policy and rule. Survives generations.
+    pub identity: u32,
+}
+
+/// LPM key of address maps. The prefix length counts the 32 bits of family and padding first:
+/// `10.0.0.0/8` is 40 bits.
+pub type AddrKey = Addr;
+/// Bits before the address in an [`AddrKey`] prefix.
+pub const ADDR_PREFIX_BASE: u32 = 32;
+
+/// `pc_own_addrs` values.
+pub mod own_flag {
+    /// An own address.
+    pub const OWN: u32 = 1 << 0;
+    /// A subnet broadcast address.
+    pub const BROADCAST: u32 = 1 << 1;
+    /// In `nodePortAddresses`: node ports are frontends here.
+    pub const NODE_PORTS: u32 = 1 << 2;
+}
+
+/// LPM key of `pc_port_class`: 8 bits protocol, 8 bits side, 16 bits port. A prefix of 16 bits stands for "this
+/// protocol, no port rule matches".
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct PortKey {
+    /// 0: destination port (for ICMP: type << 8 | code), 1: source port.
+    pub side: u8,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Network order.
+    pub port_be: [u8; 2],
+}
+
+/// [`PortKey::side`] of destination ports and ICMP types.
+pub const SIDE_DESTINATION: u8 = 0;
+/// [`PortKey::side`] of source ports.
+pub const SIDE_SOURCE: u8 = 1;
+
+/// LPM key of `pc_frontends`: always a full prefix (192 bits).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct FrontendKey {
+    /// Where the client dials.
+    pub addr: Addr,
+    /// Network order.
+    pub port_be: [u8; 2],
+    /// IP protocol.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: u8,
+}
+
+/// `pc_frontends` values.
+pub mod frontend_flag {
+    /// A frontend: treated as forwarded.
+    pub const SERVICE: u32 = 1 << 0;
+    /// All its endpoints are own addresses: treated as local, and suspends no failsafe (D1, D3).
+    pub const LOCAL: u32 = 1 << 1;
+}
+
+/// LPM key of `pc_failsafes`: 32 bits for direction, protocol and port, then the address with its family.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct FailsafeKey {
+    /// 0: inbound, 1: outbound.
+    pub direction: u8,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Network order.
+    pub port_be: [u8; 2],
+    /// Inbound: source; outbound: destination. A failsafe without CIDR has a prefix of 32 bits.
+    pub addr: Addr,
+}
+
+/// [`FailsafeKey::direction`] of inbound failsafes.
+pub const FAILSAFE_INBOUND: u8 = 0;
+/// [`FailsafeKey::direction`] of outbound failsafes.
+pub const FAILSAFE_OUTBOUND: u8 = 1;
+
+/// LPM key of `pc_infra` (D39): always a full prefix. The tunnel's peer, protocol and, for UDP, port.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct InfraKey {
+    /// InternalIP of another Node.
+    pub peer: Addr,
+    /// Outer UDP destination port, network order; 0 for other protocols.
+    pub port_be: [u8; 2],
+    /// Outer IP protocol.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: u8,
+}
+
+/// Packets and bytes, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes from the network header on.
+    pub bytes: u64,
+}
+
+/// Hooks, and bits of a flow's admission.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Hook {
+    /// TC ingress.
+    #[default]
+    Ingress = 0,
+    /// TC egress.
+    Egress = 1,
+}
+
+impl Hook {
+    /// As events and metrics write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+    /// This hook's bit.
+    #[inline(always)]
+    pub const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// Entries of `pc_counters`.
+pub const COUNTERS: u32 = 2 * 3 * 128;
+
+/// Index into `pc_counters`: hook, verdict and reason.
+#[inline(always)]
+pub const fn counter_index(hook: Hook, verdict: Verdict, reason: Reason) -> u32 {
+    (hook as u32 * 3 + verdict as u32) * 128 + (reason as u32 & 127)
+}
+
+/// Key of `pc_rule_hits`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct RuleCounterKey {
+    /// [`RuleEntry::identity`].
+    pub identity: u32,
+    /// ifindex of the device.
+    pub device: u32,
+}
+
+/// A sampled event.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Event {
+    /// Kernel clock, ns.
+    pub time_ns: u64,
+    /// Generation that judged.
+    pub generation: u64,
+    /// The packet.
+    pub packet: Packet,
+    /// Its end.
+    pub decision: Decision,
+    /// ifindex.
+    pub device: u32,
+    /// Events that this CPU left out since its last one.
+    pub lost: u32,
+    /// A [`Hook`].
+    pub hook: u8,
+    /// 1: a Log rule, not a verdict.
+    pub log: u8,
+    /// Always zero.
+    pub pad: [u8; 6],
+}
+
+/// Per-CPU working memory: the BPF stack has 512 bytes only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Scratch {
+    /// The packet in work.
+    pub packet: Packet,
+    /// After the program ended: its decision.
+    pub decision: Decision,
+    /// Keys that do not fit on the stack.
+    pub key: crate::flow::FlowKey,
+    /// Flow entry in work.
+    pub flow: crate::flow::FlowEntry,
+    /// Event rate limit: second of the kernel clock.
+    pub event_second: u64,
+    /// Events in that second.
+    pub event_count: u32,
+    /// Events left out since the last.
+    pub event_lost: u32,
+}

@@ -1,0 +1,1 @@
+//! The one decision (`architecture.md` §2).

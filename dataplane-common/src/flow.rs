@@ -1,0 +1,137 @@
+//! The flow table's layout (`architecture.md` §5, D15–D18, D42). An ABI of its own: [`crate::FLOW_ABI_VERSION`].
+
+use crate::addr::Addr;
+
+/// Canonical key: the smaller (address, port) end first, so that both directions find one entry in one lookup.
+/// The entry says which end began. Never the device: routes may be asymmetric.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct FlowKey {
+    /// Smaller end.
+    pub low: Addr,
+    /// Other end.
+    pub high: Addr,
+    /// Host order; 0 where the protocol has none; ICMP: the identifier.
+    pub low_port: u16,
+    /// Host order.
+    pub high_port: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// 0, or for ICMP the request's type: a key space apart from ports.
+    pub space: u8,
+    /// Always zero.
+    pub pad: [u8; 2],
+}
+
+/// [`FlowEntry::flags`].
+pub mod flow_flag {
+    /// The low end sent the first packet.
+    pub const ORIGINAL_IS_LOW: u8 = 1 << 0;
+    /// A reply was seen (TCP: SYN+ACK): lives in the confirmed table.
+    pub const CONFIRMED: u8 = 1 << 1;
+    /// Admitted by a failsafe.
+    pub const FAILSAFE: u8 = 1 << 2;
+    /// Taken from conntrack or sockets (D17).
+    pub const ADOPTED: u8 = 1 << 3;
+    /// Began in grace, with something other than a SYN (D17).
+    pub const GRACE: u8 = 1 << 4;
+    /// Judged again in a newer epoch (D15).
+    pub const RECHECK: u8 = 1 << 5;
+}
+
+/// TCP state of one direction; other protocols use `Established` once seen.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TcpState {
+    /// Nothing seen.
+    #[default]
+    None = 0,
+    /// SYN (or SYN+ACK) sent.
+    SynSent = 1,
+    /// Data or a bare ACK after the handshake.
+    Established = 2,
+    /// FIN sent.
+    Fin = 3,
+    /// RST seen in window; the entry lives on for a short time (T-9).
+    Closing = 4,
+}
+
+/// A flow. 96 bytes with spare room, so that later versions need no new layout (D49).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FlowEntry {
+    /// Kernel clock of the last packet, ns.
+    pub last_seen_ns: u64,
+    /// Kernel clock of the first packet, ns.
+    pub created_ns: u64,
+    /// Generation that admitted it.
+    pub generation: u64,
+    /// Epoch under which it was last judged (D15).
+    pub epoch: u32,
+    /// Index of the rule that admitted it, in that generation, or `NO_RULE`.
+    pub rule: u32,
+    /// [`crate::abi::RuleEntry::identity`] of it, 0 without.
+    pub rule_identity: u32,
+    /// Device of the first packet, ifindex.
+    pub device: u32,
+    /// TCP: the acknowledgement number that answers the latest SYN of the original direction.
+    pub original_next_seq: u32,
+    /// TCP: the same for the reply direction.
+    pub reply_next_seq: u32,
+    /// A later SYN on a confirmed flow: its acknowledgement number, valid while `pending` is 1 (D16).
+    pub pending_next_seq: u32,
+    /// Bits of [`flow_flag`].
+    pub flags: u8,
+    /// Hook bits that admitted it (D42).
+    pub hooks: u8,
+    /// [`crate::verdict::Stage`] that admitted it.
+    pub stage: u8,
+    /// [`crate::abi::Hook`] of the first packet.
+    pub hook: u8,
+    /// [`TcpState`] of the original direction.
+    pub state_original: u8,
+    /// [`TcpState`] of the reply direction.
+    pub state_reply: u8,
+    /// 1: a SYN on a confirmed flow waits for its answer.
+    pub pending: u8,
+    /// Always zero.
+    pub pad: u8,
+    /// Room for D18 shares and NAT tuples of adopted flows.
+    pub spare: [u64; 4],
+}
+
+/// Key of a fragmented datagram, device-independent (D36). `protocol` is 0 for IPv6.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct FragmentKey {
+    /// Source.
+    pub src: Addr,
+    /// Destination.
+    pub dst: Addr,
+    /// Identification.
+    pub id: u32,
+    /// IPv4 only.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// What the first fragment got.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FragmentEntry {
+    /// Kernel clock at which the record ends, ns.
+    pub expires_ns: u64,
+    /// The verdict of the first fragment.
+    pub decision: crate::verdict::Decision,
+    /// Bytes of header in the first fragment: later offsets below are refused.
+    pub header: u16,
+    /// Its ports (or ICMP type and code), to tell a rewrite from a duplicate.
+    pub sport: u16,
+    /// See `sport`.
+    pub dport: u16,
+    /// 1: the record is dead, everything of this datagram is refused.
+    pub dead: u8,
+    /// Always zero.
+    pub pad: u8,
+}

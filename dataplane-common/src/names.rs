@@ -1,0 +1,52 @@
+//! Names that the kernel shows: maps, programs, pin paths. At most 15 bytes, because the kernel cuts there.
+
+/// Directory of the pins, below a bpffs. The version is [`crate::ABI_VERSION`].
+pub const PIN_DIR: &str = "/sys/fs/bpf/portcullis";
+
+/// TC program at the ingress of a device.
+pub const PROG_TC_INGRESS: &str = "pc_tc_ingress";
+/// TC program at the egress of a device.
+pub const PROG_TC_EGRESS: &str = "pc_tc_egress";
+
+/// Single [`crate::abi::Control`].
+pub const MAP_CONTROL: &str = "pc_control";
+/// generation slot → [`crate::abi::Settings`] array of one.
+pub const MAP_SETTINGS: &str = "pc_settings";
+/// generation slot → ifindex → [`crate::abi::DeviceEntry`].
+pub const MAP_DEVICES: &str = "pc_devices";
+/// generation slot → [`crate::abi::EndpointEntry`] array.
+pub const MAP_ENDPOINTS: &str = "pc_endpoints";
+/// generation slot → [`crate::abi::ListEntry`] array.
+pub const MAP_LISTS: &str = "pc_lists";
+/// generation slot → [`crate::abi::RuleEntry`] array.
+pub const MAP_RULES: &str = "pc_rules";
+/// generation slot → bitmap rows (u64 array).
+pub const MAP_ROWS: &str = "pc_rows";
+/// generation slot → LPM trie, [`crate::abi::AddrKey`] → address class.
+pub const MAP_ADDR_CLASS: &str = "pc_addr_class";
+/// generation slot → LPM trie, [`crate::abi::PortKey`] → port class.
+pub const MAP_PORT_CLASS: &str = "pc_port_class";
+/// generation slot → LPM trie, [`crate::abi::AddrKey`] → own address flags.
+pub const MAP_OWN_ADDRS: &str = "pc_own_addrs";
+/// generation slot → LPM trie, [`crate::abi::FrontendKey`] → frontend flags.
+pub const MAP_FRONTENDS: &str = "pc_frontends";
+/// generation slot → LPM trie, [`crate::abi::FailsafeKey`] → 1.
+pub const MAP_FAILSAFES: &str = "pc_failsafes";
+/// generation slot → LPM trie, [`crate::abi::InfraKey`] → 1.
+pub const MAP_INFRA: &str = "pc_infra";
+/// Confirmed flows: [`crate::flow::FlowKey`] → [`crate::flow::FlowEntry`].
+pub const MAP_FLOWS: &str = "pc_flows";
+/// Unconfirmed flows, LRU.
+pub const MAP_FLOWS_NEW: &str = "pc_flows_new";
+/// Flows of failsafes, LRU.
+pub const MAP_FLOWS_SAFE: &str = "pc_flows_safe";
+/// First-fragment records, LRU: [`crate::flow::FragmentKey`] → [`crate::flow::FragmentEntry`].
+pub const MAP_FRAGMENTS: &str = "pc_fragments";
+/// Per CPU, [`crate::abi::counter_index`] → [`crate::abi::Counter`].
+pub const MAP_COUNTERS: &str = "pc_counters";
+/// Per CPU hash, [`crate::abi::RuleCounterKey`] → [`crate::abi::Counter`].
+pub const MAP_RULE_HITS: &str = "pc_rule_hits";
+/// Ring buffer of [`crate::abi::Event`].
+pub const MAP_EVENTS: &str = "pc_events";
+/// Per CPU, single [`crate::abi::Scratch`]: the packet in work, and after it the last decision (read by tests).
+pub const MAP_SCRATCH: &str = "pc_scratch";

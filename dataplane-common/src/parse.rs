@@ -1,0 +1,1 @@
+//! The parser: total, bounded, fail-closed (D19–D38).

@@ -1,0 +1,2 @@
+//! Scenario files: policy unit tests.
+pub mod engine;
