@@ -50,7 +50,11 @@ impl Addr {
     /// 255.255.255.255.
     #[inline(always)]
     pub fn is_limited_broadcast(&self) -> bool {
-        self.is_v4() && self.bytes[0] == 255 && self.bytes[1] == 255 && self.bytes[2] == 255 && self.bytes[3] == 255
+        self.is_v4()
+            && self.bytes[0] == 255
+            && self.bytes[1] == 255
+            && self.bytes[2] == 255
+            && self.bytes[3] == 255
     }
     /// fe80::/10.
     #[inline(always)]
@@ -74,7 +78,9 @@ impl Addr {
     /// Back to the standard type; `None` for [`Addr::NONE`].
     pub fn to_ip(&self) -> Option<core::net::IpAddr> {
         match self.family {
-            4 => Some(core::net::Ipv4Addr::new(self.bytes[0], self.bytes[1], self.bytes[2], self.bytes[3]).into()),
+            4 => Some(
+                core::net::Ipv4Addr::new(self.bytes[0], self.bytes[1], self.bytes[2], self.bytes[3]).into(),
+            ),
             6 => Some(core::net::Ipv6Addr::from(self.bytes).into()),
             _ => None,
         }

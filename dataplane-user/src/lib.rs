@@ -3,15 +3,15 @@
 //! scenario judge the result.
 #![deny(unsafe_code)]
 
-pub mod selector;
-pub mod resource;
 pub mod policy;
+pub mod resource;
+pub mod selector;
 
-pub mod index;
-pub mod compile;
-pub mod maps;
-pub mod loader;
 pub mod agent;
+pub mod compile;
+pub mod index;
+pub mod loader;
+pub mod maps;
 
 pub mod model;
 pub mod scenario;
