@@ -1,1 +1,125 @@
-//! index
+//! World and node → what holds on this node: which host endpoint governs which device, its lists in order, the
+//! address sets that rules refer to, own addresses and frontends. Pure and deterministic.
+//!
+//! Reading order: `auto` (host endpoints made from Nodes) → `binding` → `sets` and `peers` (selectors to
+//! addresses) → `rules` → `lists` → `local` and `services` (what is ours).
+
+pub mod auto;
+pub mod binding;
+pub mod lists;
+pub mod local;
+pub mod peers;
+pub mod rules;
+pub mod services;
+pub mod sets;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+pub use binding::{DeviceBinding, LostEndpoint, LostReason};
+pub use lists::{EndpointLists, List, PolicyBlock, PolicyId, TierBlock, TierEnd};
+pub use rules::{PortAlternative, PortMatch, Resolved, Side};
+pub use sets::{SetId, Sets};
+
+use crate::policy::{Failsafe, HostEndpoint, NodeView, OnPolicyChange, PortRange, Protocol, World};
+
+/// Everything that one node enforces, resolved to addresses and devices.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Name of this node.
+    pub node: String,
+    /// Every device, governed or not, by name.
+    pub devices: BTreeMap<String, DeviceBinding>,
+    /// Host endpoints that govern at least one device, by name.
+    pub endpoints: Vec<EndpointLists>,
+    /// Address sets that rules refer to.
+    pub sets: Sets,
+    /// Own addresses, broadcast addresses and loopback ranges, with `own_flag` bits.
+    pub own: BTreeMap<IpNet, u32>,
+    /// (address, protocol, port) → `frontend_flag` bits (D3).
+    pub frontends: BTreeMap<(IpAddr, Protocol, u16), u32>,
+    /// Inbound failsafes (D1).
+    pub failsafe_inbound: Vec<Failsafe>,
+    /// Outbound failsafes (D2).
+    pub failsafe_outbound: Vec<Failsafe>,
+    /// Other nodes' ends of tunnels: (peer, outer protocol, outer UDP port or 0) (D39).
+    pub infra: BTreeSet<(IpAddr, Protocol, u16)>,
+    /// `kubeNodePortRanges`, empty as soon as a Service document exists (D3).
+    pub node_ports: Vec<PortRange>,
+    /// D15, node-wide.
+    pub on_policy_change: OnPolicyChange,
+    /// D17.
+    pub grace_seconds: u32,
+    /// For people.
+    pub facts: Facts,
+}
+
+/// What `status` and `lint` say about a snapshot.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// Device → host endpoint that governs it.
+    pub governed: BTreeMap<String, String>,
+    /// Devices that carry host traffic and that nothing governs (D21).
+    pub unprotected: BTreeSet<String>,
+    /// Workload devices, governed or not (D47).
+    pub workload: BTreeSet<String>,
+    /// Host endpoints of this node that bind nothing, and why.
+    pub lost: Vec<LostEndpoint>,
+    /// Selectors of rules that match no address.
+    pub empty_selectors: Vec<EmptySelector>,
+    /// Policies that select no host endpoint that governs a device here.
+    pub idle_policies: Vec<PolicyId>,
+    /// Policies that select no host endpoint of any node (D43: "not for hosts").
+    pub not_for_hosts: Vec<PolicyId>,
+    /// Every host endpoint, those made from Nodes included (D44), with the labels selectors see.
+    pub host_endpoints: BTreeMap<String, HostEndpoint>,
+}
+
+/// A rule's selector that resolves to nothing: the rule matches nothing there (D14).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EmptySelector {
+    /// Whose rule; `None` for a profile's.
+    pub policy: Option<PolicyId>,
+    /// `spec.ingress[2].source.selector`.
+    pub path: String,
+    /// As written.
+    pub text: String,
+}
+
+impl Snapshot {
+    /// Resolves the world for one node.
+    pub fn build(world: &World, view: &NodeView) -> Self {
+        let host_endpoints = auto::with_auto_endpoints(world, view);
+        let bindings = binding::bind(&host_endpoints, world, view);
+        let mut peers = peers::Peers::new(world, &host_endpoints);
+        let resolved = lists::resolve(world, view, &host_endpoints, &bindings, &mut peers);
+        let own = local::own_addresses(view);
+        let facts = Facts {
+            governed: bindings.governed(),
+            unprotected: bindings.unprotected(),
+            workload: bindings.devices.iter().filter(|(_, d)| d.workload).map(|(n, _)| n.clone()).collect(),
+            lost: bindings.lost.clone(),
+            empty_selectors: resolved.empty_selectors,
+            idle_policies: resolved.idle,
+            not_for_hosts: resolved.not_for_hosts,
+            host_endpoints,
+        };
+        Self {
+            node: view.name.clone(),
+            endpoints: resolved.endpoints,
+            sets: peers.into_sets(),
+            frontends: services::frontends(world, view, &own),
+            own,
+            failsafe_inbound: local::failsafe_inbound(world),
+            failsafe_outbound: local::failsafe_outbound(world),
+            infra: local::infra_peers(world, view),
+            node_ports: services::node_port_ranges(world),
+            on_policy_change: view.settings.on_policy_change,
+            grace_seconds: view.settings.grace_seconds,
+            devices: bindings.devices,
+            facts,
+        }
+    }
+}

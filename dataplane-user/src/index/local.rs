@@ -1,0 +1,110 @@
+//! What is ours: addresses, failsafes, other ends of tunnels.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use dataplane_common::abi::own_flag;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::policy::{Failsafe, NodeView, Protocol, World};
+
+/// Calico's device for IPVS: its addresses are the cluster's, not this node's, so no NodePort is there.
+const IPVS_DEVICE: &str = "kube-ipvs0";
+
+/// fe80::/10 or 169.254.0.0/16.
+pub fn is_link_local(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+/// Own addresses of every device and the broadcast addresses of their subnets, with `own_flag` bits (D1, D3).
+pub fn own_addresses(view: &NodeView) -> BTreeMap<IpNet, u32> {
+    let mut own: BTreeMap<IpNet, u32> = BTreeMap::new();
+    // The kernel answers on all of 127.0.0.0/8, whatever `ip addr` shows.
+    let loopback = [
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+        IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+    ];
+    for net in loopback {
+        own.insert(net, own_flag::OWN);
+    }
+    let wanted = &view.settings.node_port_addresses;
+    for device in view.devices.values() {
+        for address in &device.addresses {
+            let ip = address.addr();
+            let node_ports = !ip.is_loopback()
+                && device.name != IPVS_DEVICE
+                && (wanted.is_empty() || wanted.iter().any(|n| n.contains(&ip)));
+            let flags = own_flag::OWN | if node_ports { own_flag::NODE_PORTS } else { 0 };
+            *own.entry(IpNet::from(ip)).or_default() |= flags;
+            // Networks of two addresses or one have no broadcast address (RFC 3021).
+            if let IpNet::V4(net) = address
+                && net.prefix_len() <= 30
+                && !ip.is_loopback()
+            {
+                *own.entry(IpNet::from(IpAddr::V4(net.broadcast()))).or_default() |= own_flag::BROADCAST;
+            }
+        }
+    }
+    own
+}
+
+/// Whether an address is one of [`own_addresses`], broadcasts left out.
+pub fn is_own(own: &BTreeMap<IpNet, u32>, ip: &IpAddr) -> bool {
+    ip.is_loopback() || own.get(&IpNet::from(*ip)).is_some_and(|flags| flags & own_flag::OWN != 0)
+}
+
+/// As configured, or the defaults (D1).
+pub fn failsafe_inbound(world: &World) -> Vec<Failsafe> {
+    world.felix.failsafe_inbound.clone().unwrap_or_else(|| {
+        let mut list = failsafes(&[
+            (6, 22),
+            (17, 68),
+            (6, 179),
+            (6, 2379),
+            (6, 2380),
+            (6, 5473),
+            (6, 6443),
+            (6, 6666),
+            (6, 6667),
+        ]);
+        let link_local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+        list.push(Failsafe { protocol: 17, port: 546, net: Some(IpNet::V6(link_local)) });
+        list
+    })
+}
+
+/// As configured, or the defaults (D1, D2).
+pub fn failsafe_outbound(world: &World) -> Vec<Failsafe> {
+    world.felix.failsafe_outbound.clone().unwrap_or_else(|| {
+        failsafes(&[
+            (17, 53),
+            (17, 67),
+            (6, 179),
+            (6, 2379),
+            (6, 2380),
+            (6, 5473),
+            (6, 6443),
+            (6, 6666),
+            (6, 6667),
+            (17, 547),
+        ])
+    })
+}
+
+fn failsafes(list: &[(Protocol, u16)]) -> Vec<Failsafe> {
+    list.iter().map(|&(protocol, port)| Failsafe { protocol, port, net: None }).collect()
+}
+
+/// D39: InternalIPs of the other nodes, for each kind of tunnel that exists here.
+pub fn infra_peers(world: &World, view: &NodeView) -> BTreeSet<(IpAddr, Protocol, u16)> {
+    if !view.settings.infra_tunnels {
+        return BTreeSet::new();
+    }
+    let others = world.nodes.values().filter(|n| n.name != view.name);
+    let peers: BTreeSet<IpAddr> = others.flat_map(|n| n.internal_ips.iter().copied()).collect();
+    let tunnels = view.devices.values().filter_map(|d| d.tunnel.as_ref());
+    tunnels.flat_map(|t| peers.iter().map(|ip| (*ip, t.protocol, t.port.unwrap_or(0)))).collect()
+}

@@ -1,0 +1,182 @@
+//! Selectors to addresses: pods, host endpoints and network sets of the whole cluster (`semantics.md` §2, §6).
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::sets::{SetId, Sets};
+use crate::policy::{HostEndpoint, Labels, PeerSelector, Pod, Protocol, World};
+
+/// Something that a rule's selector can match.
+struct Peer {
+    labels: Labels,
+    nets: Vec<IpNet>,
+    /// A host endpoint or a GlobalNetworkSet: what `global()` leaves.
+    global: bool,
+    /// (name, protocol, port)
+    ports: Vec<(String, Protocol, u16)>,
+}
+
+/// Who exposes a named port: (protocol, port) → set of addresses.
+pub type NamedPorts = BTreeMap<(Protocol, u16), SetId>;
+
+/// All peers, and the sets that selectors made of them so far.
+pub struct Peers {
+    peers: Vec<Peer>,
+    sets: Sets,
+    /// Selectors seen. The key is the selector's own tree, not its text: prefixes were applied to the tree.
+    seen: HashMap<String, SetId>,
+    /// (namespace, name) → backends per (protocol, port).
+    services: BTreeMap<(String, String), BTreeMap<(Protocol, u16), Vec<IpNet>>>,
+    service_addresses: BTreeMap<(String, String), Vec<IpNet>>,
+}
+
+impl Peers {
+    /// Reads every peer of the world.
+    pub fn new(world: &World, host_endpoints: &BTreeMap<String, HostEndpoint>) -> Self {
+        let mut peers = Vec::new();
+        // Host-networked pods have no endpoint of their own; addresses of ended pods are free again (§2).
+        for pod in world.pods.values().filter(|p| !p.host_network && !p.terminated) {
+            peers.push(pod_peer(pod, world));
+        }
+        for hep in host_endpoints.values() {
+            let nets = hep.expected_ips.iter().map(|ip| IpNet::from(*ip)).collect();
+            peers.push(Peer {
+                labels: endpoint_labels(hep, world),
+                nets,
+                global: true,
+                ports: hep.ports.clone(),
+            });
+        }
+        for set in world.network_sets.values() {
+            let labels = match &set.namespace {
+                Some(namespace) => with_inherited(&set.labels, &namespace_labels(namespace, world)),
+                None => set.labels.clone(),
+            };
+            peers.push(Peer {
+                labels,
+                nets: set.nets.clone(),
+                global: set.namespace.is_none(),
+                ports: Vec::new(),
+            });
+        }
+        let mut this = Self {
+            peers,
+            sets: Sets::default(),
+            seen: HashMap::new(),
+            services: BTreeMap::new(),
+            service_addresses: BTreeMap::new(),
+        };
+        this.read_services(world);
+        this
+    }
+    /// The sets made so far; ids stay valid.
+    pub fn into_sets(self) -> Sets {
+        self.sets
+    }
+    /// A set of written prefixes.
+    pub fn nets(&mut self, nets: &[IpNet]) -> SetId {
+        self.sets.intern(nets.to_vec())
+    }
+    /// Whether a set holds no address at all.
+    pub fn is_empty(&self, set: SetId) -> bool {
+        self.sets.get(set).is_empty()
+    }
+    /// The addresses that a selector matches.
+    pub fn selected(&mut self, selector: &PeerSelector) -> SetId {
+        let key = format!("{}{:?}", selector.global_only, selector.selector);
+        if let Some(&set) = self.seen.get(&key) {
+            return set;
+        }
+        let matching = self.peers.iter().filter(|p| p.is_selected(selector));
+        let nets = matching.flat_map(|p| p.nets.iter().copied()).collect();
+        let set = self.sets.intern(nets);
+        self.seen.insert(key, set);
+        set
+    }
+    /// Who of the selected peers exposes a port of this name.
+    pub fn named_port(&mut self, name: &str, selector: Option<&PeerSelector>) -> NamedPorts {
+        let mut found: BTreeMap<(Protocol, u16), Vec<IpNet>> = BTreeMap::new();
+        for peer in self.peers.iter().filter(|p| selector.is_none_or(|s| p.is_selected(s))) {
+            for (_, protocol, port) in peer.ports.iter().filter(|(n, _, _)| n == name) {
+                found.entry((*protocol, *port)).or_default().extend(peer.nets.iter().copied());
+            }
+        }
+        found.into_iter().map(|(key, nets)| (key, self.sets.intern(nets))).collect()
+    }
+    /// Backends of a Service per (protocol, port); empty when it has none.
+    pub fn service_ports(&mut self, service: &(String, String)) -> NamedPorts {
+        let Some(ports) = self.services.get(service) else { return NamedPorts::new() };
+        ports.iter().map(|(key, nets)| (*key, self.sets.intern(nets.clone()))).collect()
+    }
+    /// Backend addresses of a Service, whatever the port.
+    pub fn service_addresses(&mut self, service: &(String, String)) -> SetId {
+        let nets = self.service_addresses.get(service).cloned().unwrap_or_default();
+        self.sets.intern(nets)
+    }
+    fn read_services(&mut self, world: &World) {
+        for slice in world.endpoint_slices.values() {
+            let key = (slice.namespace.clone(), slice.service.clone());
+            let addresses = slice.endpoints.iter().flat_map(|e| &e.addresses).map(|ip| IpNet::from(*ip));
+            let addresses: Vec<IpNet> = addresses.collect();
+            for (_, protocol, port) in &slice.ports {
+                let ports = self.services.entry(key.clone()).or_default();
+                ports.entry((*protocol, *port)).or_default().extend(&addresses);
+            }
+            self.service_addresses.entry(key).or_default().extend(&addresses);
+        }
+    }
+}
+
+impl Peer {
+    fn is_selected(&self, selector: &PeerSelector) -> bool {
+        (self.global || !selector.global_only) && selector.selector.matches(&self.labels)
+    }
+}
+
+fn pod_peer(pod: &Pod, world: &World) -> Peer {
+    let mut inherited = namespace_labels(&pod.namespace, world);
+    inherited.insert("projectcalico.org/orchestrator".to_owned(), "k8s".to_owned());
+    let account = if pod.service_account.is_empty() { "default" } else { &pod.service_account };
+    inherited.insert("projectcalico.org/serviceaccount".to_owned(), account.to_owned());
+    inherited.insert("pcsa.projectcalico.org/name".to_owned(), account.to_owned());
+    let key = (pod.namespace.clone(), account.to_owned());
+    for (k, v) in world.service_accounts.get(&key).map(|a| &a.labels).into_iter().flatten() {
+        inherited.insert(format!("pcsa.{k}"), v.clone());
+    }
+    // The automatic labels cannot be overridden by the pod's own: they name where it really is.
+    let mut labels = pod.labels.clone();
+    labels.extend(inherited);
+    let ports = pod.ports.iter().filter_map(|p| Some((p.name.clone()?, p.protocol, p.port))).collect();
+    let nets = pod.ips.iter().map(|ip: &IpAddr| IpNet::from(*ip)).collect();
+    Peer { labels, nets, global: false, ports }
+}
+
+/// What objects of a namespace inherit from it (§2).
+fn namespace_labels(namespace: &str, world: &World) -> Labels {
+    let mut labels = Labels::new();
+    for (k, v) in world.namespaces.get(namespace).map(|n| &n.labels).into_iter().flatten() {
+        labels.insert(format!("pcns.{k}"), v.clone());
+    }
+    labels.insert("pcns.projectcalico.org/name".to_owned(), namespace.to_owned());
+    labels.insert("projectcalico.org/namespace".to_owned(), namespace.to_owned());
+    labels
+}
+
+fn with_inherited(own: &Labels, inherited: &Labels) -> Labels {
+    let mut labels = inherited.clone();
+    labels.extend(own.clone());
+    labels
+}
+
+/// Labels of a host endpoint: what its profiles apply, then its own, which win (§2).
+pub fn endpoint_labels(hep: &HostEndpoint, world: &World) -> Labels {
+    let mut labels = Labels::new();
+    // Of two profiles that set one label, the first listed wins.
+    for profile in hep.profiles.iter().rev().filter_map(|name| world.profiles.get(name)) {
+        labels.extend(profile.labels_to_apply.clone());
+    }
+    labels.extend(hep.labels.clone());
+    labels
+}

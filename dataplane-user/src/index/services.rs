@@ -1,0 +1,105 @@
+//! Service frontends: where traffic arrives that kube-proxy (or a port map) will redirect (D3).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use dataplane_common::abi::{frontend_flag, own_flag};
+use ipnet::IpNet;
+
+use super::local::is_own;
+use crate::policy::{NodeView, PortRange, Protocol, Service, ServicePort, World};
+
+/// (address, protocol, port) → `frontend_flag` bits.
+type Frontends = BTreeMap<(IpAddr, Protocol, u16), u32>;
+
+/// Every frontend that has an endpoint, and host ports of this node's pods.
+pub fn frontends(world: &World, view: &NodeView, own: &BTreeMap<IpNet, u32>) -> Frontends {
+    let mut found = Frontends::new();
+    let node_port_ips: Vec<IpAddr> = own
+        .iter()
+        .filter(|(_, flags)| **flags & own_flag::NODE_PORTS != 0)
+        .map(|(net, _)| net.addr())
+        .collect();
+    for service in world.services.values() {
+        for port in &service.ports {
+            let backends = backends(world, service, port);
+            let vips =
+                service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
+            let mut dialled: Vec<(IpAddr, u16)> = vips.map(|ip| (*ip, port.port)).collect();
+            if let Some(node_port) = port.node_port {
+                dialled.extend(node_port_ips.iter().map(|ip| (*ip, node_port)));
+            }
+            for (ip, number) in dialled {
+                if let Some(flags) = flags_for(&ip, &backends, own) {
+                    found.insert((ip, port.protocol, number), flags);
+                }
+            }
+        }
+    }
+    for (key, flags) in host_ports(world, view, own) {
+        found.insert(key, flags);
+    }
+    found
+}
+
+/// `kubeNodePortRanges`, which only counts as long as no Service is known (D3).
+pub fn node_port_ranges(world: &World) -> Vec<PortRange> {
+    if world.services.is_empty() {
+        world.felix.node_port_ranges.clone().unwrap_or_default()
+    } else {
+        Vec::new()
+    }
+}
+
+/// `None` without a backend of the frontend's family: kube-proxy makes no rule then.
+fn flags_for(frontend: &IpAddr, backends: &[IpAddr], own: &BTreeMap<IpNet, u32>) -> Option<u32> {
+    let mut family = backends.iter().filter(|b| b.is_ipv4() == frontend.is_ipv4()).peekable();
+    family.peek()?;
+    let local = family.all(|b| is_own(own, b));
+    Some(frontend_flag::SERVICE | if local { frontend_flag::LOCAL } else { 0 })
+}
+
+/// Ready endpoints, or, when there are none, those that serve while they terminate (D3).
+fn backends(world: &World, service: &Service, port: &ServicePort) -> Vec<IpAddr> {
+    let slices = world
+        .endpoint_slices
+        .values()
+        .filter(|s| s.namespace == service.namespace && s.service == service.name);
+    let slices = slices.filter(|s| {
+        s.ports.iter().any(|(name, protocol, _)| *name == port.name && *protocol == port.protocol)
+    });
+    let endpoints: Vec<_> = slices.flat_map(|s| &s.endpoints).collect();
+    let of_family = |v4: bool| -> Vec<IpAddr> {
+        let pick = |wanted: &dyn Fn(&crate::policy::Endpoint) -> bool| -> Vec<IpAddr> {
+            let chosen = endpoints.iter().filter(|e| wanted(e));
+            chosen.flat_map(|e| e.addresses.iter().copied()).filter(|ip| ip.is_ipv4() == v4).collect()
+        };
+        let ready = pick(&|e| e.ready);
+        if ready.is_empty() { pick(&|e| e.serving && e.terminating) } else { ready }
+    };
+    let mut all = of_family(true);
+    all.extend(of_family(false));
+    all
+}
+
+/// Host ports of pods that run here behind a port map.
+fn host_ports(world: &World, view: &NodeView, own: &BTreeMap<IpNet, u32>) -> Frontends {
+    let mut found = Frontends::new();
+    let pods = world.pods.values().filter(|p| p.node == view.name && !p.host_network && !p.terminated);
+    for pod in pods {
+        for port in &pod.ports {
+            let Some(number) = port.host_port else { continue };
+            let everywhere = own.iter().filter(|(_, f)| **f & own_flag::OWN != 0).map(|(net, _)| net.addr());
+            let dialled: Vec<IpAddr> = match port.host_ip {
+                Some(ip) if !ip.is_unspecified() => vec![ip],
+                _ => everywhere.filter(|ip| !ip.is_loopback()).collect(),
+            };
+            for ip in dialled {
+                if pod.ips.iter().any(|p| p.is_ipv4() == ip.is_ipv4()) {
+                    found.insert((ip, port.protocol, number), frontend_flag::SERVICE);
+                }
+            }
+        }
+    }
+    found
+}
