@@ -1,1 +1,311 @@
-//! model
+//! The reference model: what `semantics.md` and `decisions.md` say, as plainly as code can say it. It is small,
+//! slow and obvious, keeps no compiled form, and shares no code with the compiler or the kernel program, so
+//! that a disagreement between the two means a mistake in one of them.
+
+mod binding;
+mod flows;
+mod fragments;
+mod frame;
+mod lists;
+mod node;
+mod peers;
+mod rules;
+mod stages;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dataplane_common::verdict::{Reason, Stage, Verdict};
+
+use self::binding::Governor;
+use self::flows::{Admission, FlowId, Flows, Way};
+use self::fragments::Fragments;
+use self::frame::{Frame, Packet, Part, RST};
+use self::node::Node;
+use self::stages::{Judgement, Place};
+use crate::policy::{NodeView, OnPolicyChange, World};
+use crate::scenario::engine::{Engine, LiveFlow, Outcome, PacketIn};
+
+/// A node that judges packets by the book.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    world: World,
+    view: NodeView,
+    now: Duration,
+    /// Moves with every change of the world (D15).
+    epoch: u64,
+    /// Device → end of its grace (D17).
+    grace: BTreeMap<String, Duration>,
+    flows: Flows,
+    fragments: Fragments,
+}
+
+impl Model {
+    /// A node of which nothing is known yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Engine for Model {
+    fn name(&self) -> &'static str {
+        "model"
+    }
+
+    fn set_world(&mut self, world: &World, view: &NodeView) -> anyhow::Result<()> {
+        if self.epoch > 0 {
+            let until = self.now + Duration::from_secs(view.settings.grace_seconds.into());
+            for name in view.devices.keys() {
+                let before = binding::governor(&self.world, &self.view, name);
+                let after = binding::governor(world, view, name);
+                if before == Governor::None && after != Governor::None {
+                    self.grace.insert(name.clone(), until);
+                }
+            }
+        }
+        self.world = world.clone();
+        self.view = view.clone();
+        self.epoch += 1;
+        Ok(())
+    }
+
+    fn adopt(&mut self, flows: &[LiveFlow]) -> anyhow::Result<()> {
+        for flow in flows {
+            self.flows.adopt(flow, self.epoch, self.now);
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, by: Duration) -> anyhow::Result<()> {
+        self.now += by;
+        Ok(())
+    }
+
+    fn judge(&mut self, packet: &PacketIn) -> anyhow::Result<Outcome> {
+        let (world, view) = (self.world.clone(), self.view.clone());
+        let node = Node::new(&world, &view);
+        let governor = binding::governor(&world, &view, &packet.device);
+        let place = Place {
+            device: &packet.device,
+            hook: packet.hook,
+            from: packet.from.as_deref(),
+            governor: &governor,
+        };
+        let mut trace = vec![match governor.endpoint() {
+            Some(e) => {
+                format!("{} {}: governed by HostEndpoint {}", packet.device, packet.hook.name(), e.name)
+            }
+            None => format!("{} {}: no HostEndpoint covers it", packet.device, packet.hook.name()),
+        }];
+        let frame = frame::read(&packet.frame);
+        if governor == Governor::None {
+            if let Frame::Ip(ip) = &frame {
+                self.record_ungoverned(&place, ip);
+            }
+            return Ok(outcome(Verdict::Ungoverned, None, trace));
+        }
+        let judgement = match &frame {
+            Frame::NotIp { known: false } if node::annotated(&place, "drop-unknown-ethertypes") => {
+                stages::deny(Stage::L2, Reason::UnknownEthertype)
+            }
+            Frame::NotIp { .. } => stages::allow(Stage::L2, Reason::NotIp),
+            Frame::OtherVlan => stages::allow(Stage::L2, Reason::OtherVlan),
+            Frame::Malformed(reason) => stages::deny(Stage::Malformed, *reason),
+            Frame::Ip(ip) => self.judge_ip(&node, &place, ip, &mut trace),
+        };
+        trace.push(format!("{}: {}", judgement.stage.name(), judgement.reason.doc()));
+        let verdict = if judgement.allow { Verdict::Allow } else { Verdict::Deny };
+        Ok(outcome(verdict, Some(judgement), trace))
+    }
+}
+
+fn outcome(verdict: Verdict, judgement: Option<Judgement>, trace: Vec<String>) -> Outcome {
+    let judgement = judgement.unwrap_or_else(|| stages::allow(Stage::None, Reason::Ungoverned));
+    Outcome {
+        verdict: verdict.name().into(),
+        stage: judgement.stage.name().into(),
+        tier: judgement.tier,
+        policy: judgement.policy,
+        rule: judgement.rule,
+        reason: judgement.reason.name().into(),
+        trace,
+    }
+}
+
+/// What the flow table says about a packet.
+enum FlowSays {
+    Verdict(Judgement),
+    /// Judge it by policy; `grace`: it may begin a flow though it is no beginning.
+    Policy {
+        grace: bool,
+    },
+}
+
+impl Model {
+    /// Host devices carry the program too once one endpoint exists, so that replies find their flow (D42).
+    fn record_ungoverned(&mut self, place: &Place<'_>, packet: &Packet) {
+        let device = self.view.devices.get(place.device);
+        let host = device.is_some_and(|d| !d.loopback)
+            && !binding::is_workload(&self.world, &self.view, place.device);
+        if host && binding::any_governed(&self.world, &self.view) {
+            self.record(place, packet, None, false);
+        }
+    }
+
+    fn record(
+        &mut self,
+        place: &Place<'_>,
+        packet: &Packet,
+        recheck: Option<OnPolicyChange>,
+        any_start: bool,
+    ) {
+        let admission = Admission {
+            hook: place.hook,
+            device: place.device,
+            from: place.from,
+            epoch: self.epoch,
+            recheck,
+            any_start,
+        };
+        self.flows.admitted(packet, &admission, self.now);
+    }
+
+    fn judge_ip(
+        &mut self,
+        node: &Node<'_>,
+        place: &Place<'_>,
+        packet: &Packet,
+        trace: &mut Vec<String>,
+    ) -> Judgement {
+        if let Some(judgement) = stages::martian(node, place, packet) {
+            return judgement;
+        }
+        if let Some(judgement) = self.fragments.judge(packet, self.now) {
+            return judgement;
+        }
+        let judgement = self.judge_whole(node, place, packet, trace);
+        self.fragments.record(packet, &judgement, self.now);
+        judgement
+    }
+
+    fn judge_whole(
+        &mut self,
+        node: &Node<'_>,
+        place: &Place<'_>,
+        packet: &Packet,
+        trace: &mut Vec<String>,
+    ) -> Judgement {
+        if let Some(judgement) = stages::failsafe(node, place, packet) {
+            // The twin at egress only answers; it begins nothing.
+            self.record(place, packet, None, judgement.reason != Reason::FailsafeReply);
+            return judgement;
+        }
+        if let Some(judgement) = stages::untracked(node, place, packet, trace) {
+            return judgement;
+        }
+        if let Some(judgement) = stages::nd(node, place, packet) {
+            return judgement;
+        }
+        let grace = match self.flow(node, place, packet, trace) {
+            FlowSays::Verdict(judgement) => {
+                if judgement.allow && judgement.reason != Reason::FlowRelated {
+                    self.record(place, packet, None, false);
+                }
+                return judgement;
+            }
+            FlowSays::Policy { grace } => grace,
+        };
+        let judgement = stages::policy(node, place, packet, trace);
+        if judgement.allow {
+            self.record(place, packet, judgement.recheck, grace);
+        }
+        judgement
+    }
+
+    fn in_grace(&self, device: &str) -> bool {
+        self.grace.get(device).is_some_and(|until| self.now < *until)
+    }
+
+    /// D15–D17, D37, D38, D42.
+    fn flow(
+        &mut self,
+        node: &Node<'_>,
+        place: &Place<'_>,
+        packet: &Packet,
+        trace: &mut Vec<String>,
+    ) -> FlowSays {
+        if self.flows.related(packet, self.now) {
+            return FlowSays::Verdict(stages::allow(Stage::Flow, Reason::FlowRelated));
+        }
+        let grace = self.in_grace(place.device);
+        let by_policy = FlowSays::Policy { grace };
+        let invalid = |reason| FlowSays::Verdict(stages::deny(Stage::Invalid, reason));
+        let syn = packet.tcp.is_some_and(|t| t.plain_syn());
+        let found = FlowId::of(packet).and_then(|id| self.flows.find(id, self.now));
+        let Some((flow, way)) = found else {
+            let no_beginning = matches!(packet.part, Part::Whole | Part::First) && !flows::begins(packet);
+            return match packet.protocol {
+                6 if no_beginning && !grace => invalid(Reason::TcpNoFlow),
+                132 if no_beginning && !grace => invalid(Reason::SctpNoFlow),
+                _ => by_policy,
+            };
+        };
+        trace.push(format!(
+            "a flow {}:{} -> {}:{}, {}, in its {way:?} direction",
+            flow.id.src.0,
+            flow.id.src.1,
+            flow.id.dst.0,
+            flow.id.dst.1,
+            if flow.confirmed { "confirmed" } else { "not confirmed" },
+        ));
+        if syn {
+            // D16: judged again, in its own direction.
+            return by_policy;
+        }
+        let passes = match way {
+            Way::Original => flow.confirmed && flow.hooks & place.hook.bit() != 0,
+            Way::Reply if !flow.believable(packet) => return invalid(Reason::TcpBadReply),
+            Way::Reply => true,
+        };
+        if !passes {
+            let early = packet.tcp.is_some_and(|t| t.flags & RST == 0) && !flow.confirmed && !flow.midway;
+            return if early { invalid(Reason::TcpBeforeReply) } else { by_policy };
+        }
+        let (id, old) = (flow.id, flow.epoch != self.epoch);
+        if old && let Some(judgement) = self.recheck(node, id, trace) {
+            return FlowSays::Verdict(judgement);
+        }
+        FlowSays::Verdict(match way {
+            Way::Original => stages::allow(Stage::Flow, Reason::FlowOriginal),
+            Way::Reply => stages::allow(Stage::Flow, Reason::FlowReply),
+        })
+    }
+
+    /// D15: judges a flow again, in its original direction, where it began. A verdict only when it is cut.
+    fn recheck(&mut self, node: &Node<'_>, id: FlowId, trace: &mut Vec<String>) -> Option<Judgement> {
+        let epoch = self.epoch;
+        let (flow, _) = self.flows.find(id, self.now)?;
+        let wanted = flow.recheck.unwrap_or(node.view.settings.on_policy_change);
+        if wanted == OnPolicyChange::Keep {
+            return None;
+        }
+        flow.epoch = epoch;
+        let first = flow.first.clone()?;
+        let (device, hook, from) = (flow.device.clone(), flow.hook, flow.from.clone());
+        let governor = binding::governor(node.world, node.view, &device);
+        let place = Place { device: &device, hook, from: from.as_deref(), governor: &governor };
+        trace.push(format!("the world changed: the flow is judged again as on {device} {}", hook.name()));
+        if stages::failsafe(node, &place, &first).is_some() {
+            return None;
+        }
+        let judgement = stages::policy(node, &place, &first, trace);
+        if judgement.allow {
+            if let Some((flow, _)) = self.flows.find(id, self.now) {
+                flow.recheck = judgement.recheck;
+            }
+            return None;
+        }
+        self.flows.remove(id);
+        Some(Judgement { stage: Stage::Flow, reason: Reason::FlowRechecked, ..judgement })
+    }
+}

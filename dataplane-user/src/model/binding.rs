@@ -1,0 +1,149 @@
+//! Which host endpoint governs which device (semantics §7, §8; D5, D6, D44, D47).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::policy::{Device, HepInterface, HostEndpoint, Labels, Node, NodeView, World};
+
+/// What governs a device.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Governor {
+    None,
+    /// Every list (untracked only by a named one).
+    Host(HostEndpoint),
+    /// A workload device under a `*` endpoint: preDNAT and forward lists only (D6).
+    Workload(HostEndpoint),
+}
+
+impl Governor {
+    pub(crate) fn endpoint(&self) -> Option<&HostEndpoint> {
+        match self {
+            Self::None => None,
+            Self::Host(e) | Self::Workload(e) => Some(e),
+        }
+    }
+}
+
+/// All host endpoints of the cluster: written ones, and those that Node objects make.
+pub(crate) fn endpoints(world: &World, view: &NodeView) -> BTreeMap<String, HostEndpoint> {
+    let mut all = world.host_endpoints.clone();
+    if world.kube_controllers.auto_create {
+        for node in world.nodes.values() {
+            for endpoint in automatic(world, view, node) {
+                all.insert(endpoint.name.clone(), endpoint);
+            }
+        }
+    }
+    all
+}
+
+fn automatic(world: &World, view: &NodeView, node: &Node) -> Vec<HostEndpoint> {
+    let own = node.name == view.name;
+    let mut known: Vec<IpAddr> = node.internal_ips.iter().chain(&node.other_ips).copied().collect();
+    let make = |name: String, interface: HepInterface, ips: Vec<IpAddr>, labels: &Labels| {
+        let mut all = node.labels.clone();
+        all.extend(labels.clone());
+        all.insert("projectcalico.org/created-by".into(), "calico-kube-controllers".into());
+        let mut seen = BTreeSet::new();
+        HostEndpoint {
+            name,
+            labels: all,
+            annotations: Labels::new(),
+            node: node.name.clone(),
+            interface,
+            expected_ips: ips.into_iter().filter(|ip| seen.insert(*ip)).collect(),
+            profiles: vec!["projectcalico-default-allow".into()],
+            ports: Vec::new(),
+        }
+    };
+    let mut made = Vec::new();
+    if world.kube_controllers.create_default {
+        made.push(make(format!("{}-auto-hep", node.name), HepInterface::All, known.clone(), &Labels::new()));
+    }
+    let devices: Vec<&Device> = view.devices.values().filter(|d| own && !d.loopback).collect();
+    known.extend(devices.iter().flat_map(|d| d.addresses.iter().map(IpNet::addr)));
+    for template in &world.kube_controllers.templates {
+        if !template.node_selector.matches(&node.labels) {
+            continue;
+        }
+        let inside = |ip: &IpAddr| {
+            template.interface_cidrs.is_empty() || template.interface_cidrs.iter().any(|net| net.contains(ip))
+        };
+        match &template.interface_pattern {
+            None => {
+                let ips: Vec<IpAddr> = known.iter().copied().filter(inside).collect();
+                if !ips.is_empty() {
+                    let name = format!("{}-{}-auto-hep", node.name, template.generate_name);
+                    made.push(make(name, HepInterface::ByAddress, ips, &template.labels));
+                }
+            }
+            Some(pattern) => {
+                let Ok(pattern) = regex::Regex::new(pattern) else { continue };
+                for device in devices.iter().filter(|d| pattern.is_match(&d.name)) {
+                    let name = format!("{}-{}-{}-auto-hep", node.name, template.generate_name, device.name);
+                    let ips = device.addresses.iter().map(IpNet::addr).filter(inside).collect();
+                    made.push(make(name, HepInterface::Named(device.name.clone()), ips, &template.labels));
+                }
+            }
+        }
+    }
+    made
+}
+
+/// D47.
+pub(crate) fn is_workload(world: &World, view: &NodeView, name: &str) -> bool {
+    let device = view.devices.get(name);
+    if device.is_some_and(|d| d.pod) || name.starts_with("cali") {
+        return true;
+    }
+    let named = endpoints(world, view)
+        .values()
+        .any(|e| e.node == view.name && e.interface == HepInterface::Named(name.to_string()));
+    if named || device.is_some_and(|d| d.default_route || d.loopback) {
+        return false;
+    }
+    let configured = world.felix.interface_prefixes.clone().unwrap_or_default();
+    let mut prefixes: Vec<&str> = configured.iter().map(String::as_str).collect();
+    prefixes.extend(["veth", "lxc", "eni", "gke", "azv"]);
+    if prefixes.iter().any(|p| name.starts_with(p)) {
+        return true;
+    }
+    match device.and_then(|d| d.bridge_ports.as_ref()) {
+        Some(ports) => !ports.is_empty() && ports.iter().all(|p| p != name && is_workload(world, view, p)),
+        None => false,
+    }
+}
+
+/// Who governs a device.
+pub(crate) fn governor(world: &World, view: &NodeView, name: &str) -> Governor {
+    let Some(device) = view.devices.get(name) else { return Governor::None };
+    if device.loopback && !view.settings.govern_loopback {
+        return Governor::None;
+    }
+    let excluded = world.felix.interface_exclude.clone().unwrap_or_else(|| vec!["kube-ipvs0".into()]);
+    if excluded.iter().any(|e| e == name) {
+        return Governor::None;
+    }
+    // A BTreeMap: the smallest name comes first and wins.
+    let all = endpoints(world, view);
+    let own: Vec<&HostEndpoint> = all.values().filter(|e| e.node == view.name).collect();
+    let any = own.iter().find(|e| e.interface == HepInterface::All);
+    if is_workload(world, view, name) {
+        return any.map_or(Governor::None, |e| Governor::Workload((*e).clone()));
+    }
+    let specific = own.iter().find(|e| match &e.interface {
+        HepInterface::All => false,
+        HepInterface::Named(n) => n == name,
+        HepInterface::ByAddress => {
+            e.expected_ips.iter().any(|ip| device.addresses.iter().any(|net| net.addr() == *ip))
+        }
+    });
+    specific.or(any).map_or(Governor::None, |e| Governor::Host((*e).clone()))
+}
+
+/// Whether any device of the node is governed: only then flows are kept (D42).
+pub(crate) fn any_governed(world: &World, view: &NodeView) -> bool {
+    view.devices.keys().any(|name| governor(world, view, name) != Governor::None)
+}

@@ -1,0 +1,339 @@
+//! Flows: what was admitted, and what that lets pass (D15–D18, D37, D42). Nothing is ever evicted here.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use dataplane_common::abi::Hook;
+
+use super::frame::{FIN, Packet, Part, Quoted, RST, SYN, Tcp};
+use crate::policy::OnPolicyChange;
+use crate::scenario::engine::{FlowTuple, LiveFlow};
+
+/// A flow's name, in its original direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FlowId {
+    pub protocol: u8,
+    /// The request's type for ICMP, else 0: a key space apart from ports.
+    pub space: u8,
+    pub src: (IpAddr, u16),
+    pub dst: (IpAddr, u16),
+}
+
+impl FlowId {
+    fn reversed(self) -> Self {
+        Self { src: self.dst, dst: self.src, ..self }
+    }
+    fn of_ports(protocol: u8, src: IpAddr, dst: IpAddr, (sport, dport): (u16, u16)) -> Self {
+        Self { protocol, space: 0, src: (src, sport), dst: (dst, dport) }
+    }
+    /// `None`: messages that belong to no flow of their own.
+    fn of_icmp(protocol: u8, src: IpAddr, dst: IpAddr, kind: u8, id: u16) -> Option<Self> {
+        let request = icmp_request(src.is_ipv6(), kind)?;
+        Some(Self { protocol, space: request, src: (src, id), dst: (dst, id) })
+    }
+    pub(crate) fn of(packet: &Packet) -> Option<Self> {
+        if matches!(packet.part, Part::Later { .. }) {
+            return None;
+        }
+        match packet.icmp {
+            Some(icmp) => Self::of_icmp(packet.protocol, packet.src, packet.dst, icmp.kind, icmp.id),
+            None => {
+                Some(Self::of_ports(packet.protocol, packet.src, packet.dst, packet.ports.unwrap_or((0, 0))))
+            }
+        }
+    }
+    fn of_quoted(quoted: &Quoted) -> Option<Self> {
+        match quoted.icmp {
+            Some(icmp) => Self::of_icmp(quoted.protocol, quoted.src, quoted.dst, icmp.kind, icmp.id),
+            None => {
+                Some(Self::of_ports(quoted.protocol, quoted.src, quoted.dst, quoted.ports.unwrap_or((0, 0))))
+            }
+        }
+    }
+}
+
+/// The request type that this echo or timestamp message belongs to.
+fn icmp_request(v6: bool, kind: u8) -> Option<u8> {
+    match (v6, kind) {
+        (false, 8 | 0) => Some(8),
+        (false, 13 | 14) => Some(13),
+        (true, 128 | 129) => Some(128),
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Original,
+    Reply,
+}
+
+/// A connection's age, with the names and times of Linux conntrack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    SynSent,
+    SynRecv,
+    Established,
+    FinWait,
+    CloseWait,
+    LastAck,
+    TimeWait,
+    Close,
+}
+
+/// The acknowledgement numbers that answer a SYN: with or without the data it carried.
+type Answer = (u32, u32);
+
+fn answers(tcp: &Tcp, answer: Answer) -> bool {
+    tcp.ack.wrapping_sub(answer.0) <= answer.1.wrapping_sub(answer.0)
+}
+fn answer_to(syn: &Tcp) -> Answer {
+    let first = syn.seq.wrapping_add(1);
+    (first, first.wrapping_add(syn.payload))
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Flow {
+    pub id: FlowId,
+    /// Bits of the hooks that admitted its original direction.
+    pub hooks: u8,
+    /// A reply was seen.
+    pub confirmed: bool,
+    /// Began in grace or by a failsafe with something other than a SYN: any reply confirms it.
+    pub midway: bool,
+    /// Epoch in which policy last judged it.
+    pub epoch: u64,
+    /// The annotation of the policy that admitted it.
+    pub recheck: Option<OnPolicyChange>,
+    /// Where its first packet was judged, and that packet.
+    pub device: String,
+    pub hook: Hook,
+    pub from: Option<String>,
+    pub first: Option<Packet>,
+    state: State,
+    syn: Option<Answer>,
+    /// A SYN on a confirmed flow, not yet answered (D16).
+    pending: Option<Answer>,
+    /// Next sequence number of each direction, where known.
+    next: [Option<u32>; 2],
+    last_seen: Duration,
+}
+
+impl Flow {
+    /// Times of Linux conntrack.
+    fn lifetime(&self) -> Duration {
+        Duration::from_secs(match self.id.protocol {
+            6 => match self.state {
+                State::SynSent | State::FinWait | State::TimeWait => 120,
+                State::SynRecv | State::CloseWait => 60,
+                State::Established => 432_000,
+                State::LastAck => 30,
+                State::Close => 10,
+            },
+            17 | 136 if self.confirmed => 120,
+            1 | 58 => 30,
+            _ if self.confirmed => 600,
+            _ => 30,
+        })
+    }
+
+    /// Whether a reply to a half-open connection is a believable one (T-12).
+    pub(crate) fn believable(&self, packet: &Packet) -> bool {
+        match (packet.tcp, self.confirmed || self.midway, self.syn) {
+            (Some(tcp), false, Some(syn)) => {
+                let kind = tcp.flags & SYN != 0 || tcp.flags & RST != 0;
+                kind && tcp.flags & super::frame::ACK != 0 && answers(&tcp, syn)
+            }
+            _ => true,
+        }
+    }
+
+    fn observe(&mut self, packet: &Packet, way: Way, now: Duration) {
+        match packet.tcp {
+            Some(tcp) => self.observe_tcp(&tcp, way),
+            None => self.confirmed |= way == Way::Reply,
+        }
+        self.last_seen = now;
+    }
+
+    fn observe_tcp(&mut self, tcp: &Tcp, way: Way) {
+        if tcp.plain_syn() {
+            match (way, self.confirmed) {
+                (Way::Original, false) => {
+                    self.syn = Some(answer_to(tcp));
+                    self.midway = false;
+                    self.next[0] = Some(tcp.seq.wrapping_add(1 + tcp.payload));
+                }
+                (Way::Original, true) => self.pending = Some(answer_to(tcp)),
+                (Way::Reply, _) => {}
+            }
+            return;
+        }
+        let side = usize::from(way == Way::Reply);
+        if tcp.flags & RST != 0 {
+            // A blind RST closes nothing (T-9).
+            let expected = self.next[side].is_none_or(|next| next == tcp.seq);
+            let answers_syn = way == Way::Reply && !self.confirmed;
+            if expected || answers_syn {
+                self.state = State::Close;
+            }
+            return;
+        }
+        let syn_ack = tcp.flags & SYN != 0;
+        if way == Way::Reply && syn_ack && self.pending.is_some_and(|p| answers(tcp, p)) {
+            self.pending = None;
+            self.state = State::SynRecv;
+        } else if way == Way::Reply && !self.confirmed {
+            self.confirmed = true;
+            self.state = if syn_ack { State::SynRecv } else { State::Established };
+        } else {
+            self.state = self.after(tcp.flags & FIN != 0, way);
+        }
+        let consumed = tcp.payload + u32::from(tcp.flags & FIN != 0) + u32::from(syn_ack);
+        self.next[side] = Some(tcp.seq.wrapping_add(consumed));
+    }
+
+    /// The next state after a FIN or a plain ACK.
+    fn after(&self, fin: bool, way: Way) -> State {
+        match (self.state, fin) {
+            (State::SynSent, _) => State::SynSent,
+            (State::SynRecv | State::Established | State::FinWait, true) if self.state != State::FinWait => {
+                State::FinWait
+            }
+            (State::FinWait | State::CloseWait | State::LastAck, true) => State::LastAck,
+            (State::SynRecv, false) if way == Way::Original => State::Established,
+            (State::FinWait, false) => State::CloseWait,
+            (State::LastAck, false) => State::TimeWait,
+            (state, _) => state,
+        }
+    }
+
+    fn finished(&self) -> bool {
+        matches!(self.state, State::TimeWait | State::Close)
+    }
+}
+
+/// How a flow begins.
+pub(crate) struct Admission<'a> {
+    pub hook: Hook,
+    pub device: &'a str,
+    pub from: Option<&'a str>,
+    pub epoch: u64,
+    pub recheck: Option<OnPolicyChange>,
+    /// A failsafe, or grace: may begin with any packet.
+    pub any_start: bool,
+}
+
+/// All flows of the node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flows {
+    flows: BTreeMap<FlowId, Flow>,
+}
+
+impl Flows {
+    /// The flow of a packet and the packet's direction in it.
+    pub(crate) fn find(&mut self, id: FlowId, now: Duration) -> Option<(&mut Flow, Way)> {
+        self.flows.retain(|_, flow| now.saturating_sub(flow.last_seen) < flow.lifetime());
+        if self.flows.contains_key(&id) {
+            return self.flows.get_mut(&id).map(|flow| (flow, Way::Original));
+        }
+        self.flows.get_mut(&id.reversed()).map(|flow| (flow, Way::Reply))
+    }
+
+    /// Whether an ICMP error is about one of our flows (D37).
+    pub(crate) fn related(&mut self, packet: &Packet, now: Duration) -> bool {
+        let Some(quoted) = packet.quoted.filter(|q| q.src == packet.dst) else { return false };
+        FlowId::of_quoted(&quoted).is_some_and(|id| self.find(id, now).is_some())
+    }
+
+    pub(crate) fn remove(&mut self, id: FlowId) {
+        self.flows.remove(&id);
+    }
+
+    /// Records or refreshes the flow of an admitted packet.
+    pub(crate) fn admitted(&mut self, packet: &Packet, admission: &Admission<'_>, now: Duration) {
+        let Some(id) = FlowId::of(packet) else { return };
+        let syn = packet.tcp.is_some_and(|t| t.plain_syn());
+        if let Some((flow, way)) = self.find(id, now) {
+            if way == Way::Reply && syn && flow.finished() {
+                let old = flow.id;
+                self.remove(old);
+            } else {
+                if way == Way::Original {
+                    flow.hooks |= admission.hook.bit();
+                }
+                if way == Way::Original || flow.believable(packet) {
+                    flow.observe(packet, way, now);
+                }
+                return;
+            }
+        }
+        if !admission.any_start && !begins(packet) {
+            return;
+        }
+        let mut flow = Flow {
+            id,
+            hooks: admission.hook.bit(),
+            confirmed: false,
+            midway: !begins(packet),
+            epoch: admission.epoch,
+            recheck: admission.recheck,
+            device: admission.device.into(),
+            hook: admission.hook,
+            from: admission.from.map(Into::into),
+            first: Some(packet.clone()),
+            state: if syn { State::SynSent } else { State::Established },
+            syn: None,
+            pending: None,
+            next: [None; 2],
+            last_seen: now,
+        };
+        // An answer alone names no flow: it may only be the second packet of one.
+        if packet.icmp.is_some_and(|i| Some(i.kind) != icmp_request(packet.v6(), i.kind)) {
+            return;
+        }
+        flow.observe(packet, Way::Original, now);
+        self.flows.insert(id, flow);
+    }
+
+    /// Takes over a live flow (D17): confirmed, and admitted at both hooks.
+    pub(crate) fn adopt(&mut self, live: &LiveFlow, epoch: u64, now: Duration) {
+        let mut put = |t: &FlowTuple| {
+            let id = FlowId::of_ports(live.protocol, t.src, t.dst, (t.sport, t.dport));
+            self.flows.insert(
+                id,
+                Flow {
+                    id,
+                    hooks: Hook::Ingress.bit() | Hook::Egress.bit(),
+                    confirmed: true,
+                    midway: false,
+                    epoch,
+                    recheck: None,
+                    device: String::new(),
+                    hook: Hook::Ingress,
+                    from: None,
+                    first: None,
+                    state: State::Established,
+                    syn: None,
+                    pending: None,
+                    next: [None; 2],
+                    last_seen: now,
+                },
+            );
+        };
+        put(&live.original);
+        if let Some(r) = &live.reply {
+            put(&FlowTuple { src: r.dst, sport: r.dport, dst: r.src, dport: r.sport });
+        }
+    }
+}
+
+/// What may begin a flow (D17, D38): a plain SYN, an INIT, a request, anything of other protocols.
+pub(crate) fn begins(packet: &Packet) -> bool {
+    match packet.protocol {
+        6 => packet.tcp.is_some_and(|t| t.plain_syn()),
+        132 => packet.sctp_init,
+        _ => packet.icmp.is_none_or(|i| icmp_request(packet.v6(), i.kind) == Some(i.kind)),
+    }
+}

@@ -1,0 +1,94 @@
+//! What later fragments inherit from their first one (D36).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use dataplane_common::verdict::{Reason, Stage};
+
+use super::frame::{Packet, Part};
+use super::stages::{self, Judgement};
+
+type Key = (IpAddr, IpAddr, u32, u8);
+
+#[derive(Clone, Debug)]
+struct Record {
+    judgement: Judgement,
+    header_bytes: usize,
+    ports: (u16, u16),
+    dead: bool,
+    expires: Duration,
+}
+
+/// Records of first fragments.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fragments {
+    records: BTreeMap<Key, Record>,
+}
+
+fn key(packet: &Packet) -> Key {
+    // IPv4 tells datagrams apart by protocol too; IPv6 does not.
+    let protocol = if packet.v6() { 0 } else { packet.header_protocol };
+    (packet.src, packet.dst, packet.fragment_id, protocol)
+}
+
+fn identity(packet: &Packet) -> (u16, u16) {
+    packet.icmp.map(|i| (u16::from(i.kind), u16::from(i.code))).or(packet.ports).unwrap_or((0, 0))
+}
+
+impl Fragments {
+    /// The verdict that records alone give, if they give one.
+    pub(crate) fn judge(&mut self, packet: &Packet, now: Duration) -> Option<Judgement> {
+        self.records.retain(|_, record| record.expires > now);
+        let record = self.records.get_mut(&key(packet));
+        match (packet.part, record) {
+            (Part::Whole, _) | (Part::First, None) => None,
+            (Part::First, Some(record)) => {
+                if record.dead {
+                    return Some(stages::deny(Stage::Fragment, Reason::FragmentDenied));
+                }
+                if record.ports != identity(packet) {
+                    record.dead = true;
+                    return Some(stages::deny(Stage::Malformed, Reason::FragmentRewrite));
+                }
+                None
+            }
+            (Part::Later { .. }, None) => Some(stages::deny(Stage::Fragment, Reason::FragmentUnknown)),
+            (Part::Later { offset }, Some(record)) => {
+                if record.dead {
+                    return Some(stages::deny(Stage::Fragment, Reason::FragmentDenied));
+                }
+                if offset < record.header_bytes {
+                    record.dead = true;
+                    return Some(stages::deny(Stage::Malformed, Reason::FragmentOverlap));
+                }
+                let first = record.judgement.clone();
+                let reason = if first.allow { Reason::FragmentAllowed } else { Reason::FragmentDenied };
+                Some(Judgement { stage: Stage::Fragment, reason, ..first })
+            }
+        }
+    }
+
+    /// Remembers what a first fragment got. A refusal is never turned into an admission.
+    pub(crate) fn record(&mut self, packet: &Packet, judgement: &Judgement, now: Duration) {
+        if packet.part != Part::First {
+            return;
+        }
+        let lives = Duration::from_secs(if packet.v6() { 60 } else { 30 });
+        let new = Record {
+            judgement: judgement.clone(),
+            header_bytes: packet.header_bytes,
+            ports: identity(packet),
+            dead: false,
+            expires: now + lives,
+        };
+        self.records
+            .entry(key(packet))
+            .and_modify(|old| {
+                if old.judgement.allow {
+                    old.judgement = judgement.clone();
+                }
+            })
+            .or_insert(new);
+    }
+}

@@ -1,0 +1,231 @@
+//! What a node knows of itself: its addresses, Service frontends, failsafes, tunnels (D1–D4, D27, D39).
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
+use super::frame::Packet;
+use super::peers::{self, Peer};
+use super::stages::Place;
+use crate::policy::{Failsafe, NodeView, Service, World};
+
+/// D3: what (address, protocol, port) is to Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Frontend {
+    No,
+    /// Treated as forwarded.
+    Service,
+    /// All its endpoints are own addresses: treated as local.
+    Local,
+}
+
+/// A world seen from one node.
+pub(crate) struct Node<'a> {
+    pub world: &'a World,
+    pub view: &'a NodeView,
+    pub peers: Vec<Peer>,
+    pub inbound: Vec<Failsafe>,
+    pub outbound: Vec<Failsafe>,
+    own: BTreeSet<IpAddr>,
+}
+
+fn failsafes(list: &[(u8, u16)]) -> Vec<Failsafe> {
+    list.iter().map(|&(protocol, port)| Failsafe { protocol, port, net: None }).collect()
+}
+
+fn default_inbound() -> Vec<Failsafe> {
+    let mut list = failsafes(&[
+        (6, 22),
+        (17, 68),
+        (6, 179),
+        (6, 2379),
+        (6, 2380),
+        (6, 5473),
+        (6, 6443),
+        (6, 6666),
+        (6, 6667),
+    ]);
+    list.push(Failsafe { protocol: 17, port: 546, net: "fe80::/10".parse().ok() });
+    list
+}
+
+fn default_outbound() -> Vec<Failsafe> {
+    failsafes(&[
+        (17, 53),
+        (17, 67),
+        (6, 179),
+        (6, 2379),
+        (6, 2380),
+        (6, 5473),
+        (6, 6443),
+        (6, 6666),
+        (6, 6667),
+        (17, 547),
+    ])
+}
+
+impl<'a> Node<'a> {
+    pub(crate) fn new(world: &'a World, view: &'a NodeView) -> Self {
+        Self {
+            world,
+            view,
+            peers: peers::all(world, view),
+            inbound: world.felix.failsafe_inbound.clone().unwrap_or_else(default_inbound),
+            outbound: world.felix.failsafe_outbound.clone().unwrap_or_else(default_outbound),
+            own: view.devices.values().flat_map(|d| d.addresses.iter().map(IpNet::addr)).collect(),
+        }
+    }
+
+    pub(crate) fn owns(&self, ip: IpAddr) -> bool {
+        self.own.contains(&ip)
+    }
+
+    pub(crate) fn is_loopback(&self, device: &str) -> bool {
+        self.view.devices.get(device).is_some_and(|d| d.loopback)
+    }
+
+    /// The limited broadcast, or that of a subnet of this node (/31 and /32 have none).
+    pub(crate) fn is_broadcast(&self, ip: IpAddr) -> bool {
+        let IpAddr::V4(ip) = ip else { return false };
+        ip == Ipv4Addr::BROADCAST
+            || self.view.devices.values().flat_map(|d| &d.addresses).any(|net| match net {
+                IpNet::V4(net) => net.prefix_len() < 31 && net.broadcast() == ip,
+                IpNet::V6(_) => false,
+            })
+    }
+
+    /// D4.
+    pub(crate) fn locally_sent(&self, from: Option<&str>, src: IpAddr) -> bool {
+        from.is_none() && (self.owns(src) || src.is_unspecified())
+    }
+
+    /// D3. The world routes to the outside whatever the node does not own.
+    pub(crate) fn delivered_here(&self, packet: &Packet) -> bool {
+        let dst = packet.dst;
+        let frontend = packet.ports.map_or(Frontend::No, |p| self.frontend(dst, packet.protocol, p.1));
+        let link_local = matches!(dst, IpAddr::V6(a) if a.is_unicast_link_local());
+        match frontend {
+            Frontend::Service => false,
+            Frontend::Local => true,
+            Frontend::No => self.owns(dst) || dst.is_multicast() || self.is_broadcast(dst) || link_local,
+        }
+    }
+
+    fn takes_node_ports(&self, ip: IpAddr) -> bool {
+        let nets = &self.view.settings.node_port_addresses;
+        self.owns(ip) && (nets.is_empty() || nets.iter().any(|net| net.contains(&ip)))
+    }
+
+    pub(crate) fn frontend(&self, ip: IpAddr, protocol: u8, port: u16) -> Frontend {
+        let mut found = Frontend::No;
+        for service in self.world.services.values() {
+            for p in service.ports.iter().filter(|p| p.protocol == protocol) {
+                let vip =
+                    service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
+                let dialled = (p.port == port && vip.into_iter().any(|v| *v == ip))
+                    || (p.node_port == Some(port) && self.takes_node_ports(ip));
+                if !dialled {
+                    continue;
+                }
+                let backends = self.backends(service, &p.name, protocol, ip.is_ipv4());
+                if backends.is_empty() {
+                    continue;
+                }
+                if !backends.iter().all(|b| self.owns(*b)) {
+                    return Frontend::Service;
+                }
+                found = Frontend::Local;
+            }
+        }
+        if self.host_port(ip, protocol, port) {
+            return Frontend::Service;
+        }
+        if self.world.services.is_empty() && matches!(protocol, 6 | 17 | 132) && self.owns(ip) {
+            let ranges = self.world.felix.node_port_ranges.as_deref().unwrap_or_default();
+            if ranges.iter().any(|r| (r.first..=r.last).contains(&port)) {
+                return Frontend::Service;
+            }
+        }
+        found
+    }
+
+    /// As kube-proxy counts: the ready ones, else those that still serve while terminating.
+    fn backends(&self, service: &Service, port: &str, protocol: u8, v4: bool) -> Vec<IpAddr> {
+        let slices = self.world.endpoint_slices.values().filter(|s| {
+            s.namespace == service.namespace
+                && s.service == service.name
+                && s.ports.iter().any(|(name, proto, _)| name == port && *proto == protocol)
+        });
+        let (mut ready, mut leaving) = (Vec::new(), Vec::new());
+        for endpoint in slices.flat_map(|s| &s.endpoints) {
+            let addresses = endpoint.addresses.iter().copied().filter(|a| a.is_ipv4() == v4);
+            if endpoint.ready {
+                ready.extend(addresses);
+            } else if endpoint.serving && endpoint.terminating {
+                leaving.extend(addresses);
+            }
+        }
+        if ready.is_empty() { leaving } else { ready }
+    }
+
+    fn host_port(&self, ip: IpAddr, protocol: u8, port: u16) -> bool {
+        let pods = self.world.pods.values();
+        pods.filter(|p| p.node == self.view.name && !p.host_network && !p.terminated).any(|pod| {
+            pod.ips.iter().any(|a| a.is_ipv4() == ip.is_ipv4())
+                && pod.ports.iter().any(|p| {
+                    let here = match p.host_ip.filter(|h| !h.is_unspecified()) {
+                        Some(host) => host == ip,
+                        None => self.owns(ip),
+                    };
+                    p.protocol == protocol && p.host_port == Some(port) && here
+                })
+        })
+    }
+
+    /// D39: between an own address and another node's InternalIP, over a tunnel that exists here.
+    pub(crate) fn infra(&self, own: IpAddr, peer: IpAddr, packet: &Packet) -> bool {
+        let port = packet.ports.map(|p| p.1);
+        self.view.settings.infra_tunnels
+            && self.owns(own)
+            && self.world.nodes.values().any(|n| n.name != self.view.name && n.internal_ips.contains(&peer))
+            && self.view.devices.values().filter_map(|d| d.tunnel.as_ref()).any(|tunnel| {
+                tunnel.protocol == packet.protocol && tunnel.port.is_none_or(|p| port == Some(p))
+            })
+    }
+
+    /// D7: the device says so, or the annotation of its endpoint.
+    pub(crate) fn accepts_ra(&self, place: &Place<'_>) -> bool {
+        self.view.devices.get(place.device).is_some_and(|d| d.accept_ra) || annotated(place, "accept-ra")
+    }
+
+    /// D27: an internal source that lives elsewhere than behind this device.
+    pub(crate) fn spoofed(&self, place: &Place<'_>, packet: &Packet) -> bool {
+        if !annotated(place, "anti-spoof") {
+            return false;
+        }
+        let src = packet.src;
+        let pod = self.world.pods.values().find(|p| !p.host_network && !p.terminated && p.ips.contains(&src));
+        let service = self.world.services.values().any(|s| s.cluster_ips.contains(&src));
+        let node = self
+            .world
+            .nodes
+            .values()
+            .any(|n| n.internal_ips.contains(&src) || n.pod_cidrs.iter().any(|net| net.contains(&src)));
+        if service || pod.is_some_and(|p| p.node == self.view.name) {
+            return true;
+        }
+        let on = |name: &str| {
+            let nets = self.view.devices.get(name).map(|d| d.addresses.as_slice()).unwrap_or_default();
+            nets.iter().filter(|net| net.contains(&src)).map(IpNet::prefix_len).max()
+        };
+        let elsewhere = self.view.devices.keys().filter_map(|name| on(name)).max();
+        (pod.is_some() || node) && elsewhere > on(place.device)
+    }
+}
+
+/// Whether the endpoint carries `portcullis.dev/NAME: "true"` (D40).
+pub(crate) fn annotated(place: &Place<'_>, name: &str) -> bool {
+    let key = format!("portcullis.dev/{name}");
+    place.governor.endpoint().and_then(|e| e.annotations.get(&key)).is_some_and(|v| v == "true")
+}
