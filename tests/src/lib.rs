@@ -1,1 +1,28 @@
-//! Harness of the tests that need root.
+//! Harness of what needs root: namespaces with real sockets and real DNAT ([`topology`]), the agent as a
+//! process ([`process`]), and clients that say what they got ([`probe`]). The tests and the demo share it.
+
+pub mod bpffs;
+pub mod netns;
+pub mod probe;
+pub mod process;
+pub mod topology;
+
+use std::{env, fs::OpenOptions, io::Write as _};
+
+/// Whether a test that needs root and namespaces can run here. When it cannot, it says so on the terminal and in
+/// the file of `PORTCULLIS_SKIP_LOG`, which `cargo xtask test` prints at the end: a skip must never look like a pass.
+pub fn can_run(test: &str) -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    let line =
+        format!("{test}: network namespaces and BPF need root (sudo -E cargo xtask test namespaces)\n");
+    eprint!("SKIPPED {line}");
+    if let Some(path) = env::var_os("PORTCULLIS_SKIP_LOG")
+        && let Ok(mut log) = OpenOptions::new().create(true).append(true).open(path)
+    {
+        // The line on the terminal is there already; a log that cannot be written loses nothing else.
+        let _ = log.write_all(line.as_bytes());
+    }
+    false
+}

@@ -1,0 +1,187 @@
+//! The agent as a process of its own, as a node runs it, and the folder of policies that it watches.
+
+use std::{
+    env, fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::TempDir;
+
+use crate::{bpffs::BpfFs, netns::Netns};
+
+/// Loading the programs takes the longest; a busy machine with two cores needs its time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The agent's program: `PORTCULLIS_BIN`, or the one beside the test that runs.
+pub fn agent_program() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("PORTCULLIS_BIN") {
+        return Ok(path.into());
+    }
+    let own = env::current_exe()?;
+    let found =
+        own.ancestors().skip(1).take(2).map(|folder| folder.join("portcullis")).find(|path| path.is_file());
+    found.context("there is no `portcullis` beside this program: cargo build -p dataplane-user")
+}
+
+/// A watched folder. Files come whole: written under another name, then renamed.
+pub struct Policies {
+    folder: TempDir,
+}
+
+impl Policies {
+    pub fn empty() -> Result<Self> {
+        Ok(Self { folder: tempfile::Builder::new().prefix("portcullis-policies-").tempdir()? })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn put(&self, name: &str, text: &str) -> Result<()> {
+        // Beside the folder, not in it, on the same file system: the agent never sees the unfinished file.
+        let unfinished = self.folder.path().with_extension("unfinished");
+        fs::write(&unfinished, text)?;
+        fs::rename(&unfinished, self.folder.path().join(name)).with_context(|| format!("cannot put {name}"))
+    }
+
+    /// Copies every manifest of one of this repository's folders.
+    pub fn put_all(&self, from: &Path) -> Result<()> {
+        for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                self.put(&name, &fs::read_to_string(&path)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn remove(&self, name: &str) -> Result<()> {
+        fs::remove_file(self.folder.path().join(name)).with_context(|| format!("cannot remove {name}"))
+    }
+}
+
+/// What outlives the agent: its pins and its state.
+pub struct Home {
+    bpf: BpfFs,
+    state: TempDir,
+}
+
+impl Home {
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            bpf: BpfFs::mount()?,
+            state: tempfile::Builder::new().prefix("portcullis-state-").tempdir()?,
+        })
+    }
+
+    pub fn pin_dir(&self) -> PathBuf {
+        self.bpf.pin_dir()
+    }
+}
+
+/// A running agent; killed when dropped.
+pub struct Agent {
+    child: Child,
+    lines: Receiver<String>,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// Starts the agent in `netns` as node1, and waits until its first generation is in force.
+    pub fn start(netns: &Netns, policies: &Policies, home: &Home) -> Result<(Self, u64)> {
+        let mut agent = Self::spawn(netns, policies, home)?;
+        let generation = agent.next_generation()?;
+        Ok((agent, generation))
+    }
+
+    fn spawn(netns: &Netns, policies: &Policies, home: &Home) -> Result<Self> {
+        let log = home.state.path().join(format!("agent-{}.log", fs::read_dir(home.state.path())?.count()));
+        let inner = netns.command(agent_program()?);
+        // Goes down with us even when we are killed: `setpriv` asks the kernel for that, then becomes nsenter, which
+        // becomes the agent.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(inner.get_program()).args(inner.get_args());
+        command.args(["run", "--node", "node1", "--policies"]).arg(policies.path());
+        command.arg("--pin-dir").arg(home.pin_dir()).arg("--state-dir").arg(home.state.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(fs::File::create(&log)?);
+        let mut child = command.spawn().context("cannot start the agent: `setpriv` is part of util-linux")?;
+        let stdout = child.stdout.take().context("the agent has no stdout")?;
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, lines, log })
+    }
+
+    /// Waits for the next line `generation N in force`.
+    pub fn next_generation(&mut self) -> Result<u64> {
+        let end = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        loop {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => match generation(&line) {
+                    Some(number) => return Ok(number),
+                    None => seen.push(line),
+                },
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!(
+                        "no generation in force after {PATIENCE:?}; the agent said {seen:?}\n{}",
+                        self.log()
+                    )
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("the agent ended ({:?}); it said {seen:?}\n{}", self.child.try_wait(), self.log())
+                }
+            }
+        }
+    }
+
+    /// What the agent wrote to stderr.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// As `kill -9` does: the agent has no chance to do anything.
+    pub fn kill_9(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads `generation N in force`, wherever in a line it stands.
+fn generation(line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once("generation ")?;
+    let (number, rest) = rest.split_once(' ')?;
+    rest.starts_with("in force").then(|| number.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::generation;
+
+    #[test]
+    fn a_generation_line_is_read() {
+        assert_eq!(generation("generation 12 in force"), Some(12));
+        assert_eq!(generation("node1: generation 3 in force (4 rules)"), Some(3));
+        assert_eq!(generation("generation 3 refused"), None);
+    }
+}
