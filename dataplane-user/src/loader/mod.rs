@@ -1,1 +1,114 @@
-//! loader
+//! The kernel side in the agent's hands: programs and maps of one loaded object.
+
+pub mod object;
+
+use std::path::{Path, PathBuf};
+
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfError};
+use dataplane_common::abi::{Control, Hook};
+use dataplane_common::names;
+
+use crate::compile::Tables;
+use crate::maps::{self, Generation, Generations, State};
+
+/// How to load.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Folder in a bpffs. `None`: nothing is pinned, everything ends with the process (tests).
+    pub pin_dir: Option<PathBuf>,
+}
+
+/// Why the kernel side could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "this build carries no kernel programs: bpf-linker or rust-src was missing when it was built. Run \
+         `cargo xtask setup` and build again"
+    )]
+    NotEmbedded,
+    #[error("cannot create {}: {source}. Mount a bpffs there: mount -t bpf bpf /sys/fs/bpf", folder.display())]
+    PinFolder { folder: PathBuf, source: std::io::Error },
+    #[error("cannot load the kernel object: {source:#}. {remedy}")]
+    Object { source: Box<EbpfError>, remedy: String },
+    #[error("the kernel object has no program {0}; rebuild the agent so that both come from one source tree")]
+    NoProgram(&'static str),
+    #[error("the kernel refused program {name}: {source}")]
+    Program { name: &'static str, source: Box<ProgramError> },
+    #[error(transparent)]
+    Maps(#[from] maps::Error),
+}
+
+impl Error {
+    fn object(pin_dir: Option<&Path>, source: EbpfError) -> Self {
+        let text = format!("{source:?}");
+        let remedy = if text.contains("PermissionDenied") || text.contains("code: 1,") {
+            "Run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN.".to_owned()
+        } else if let (Some(dir), true) = (pin_dir, text.contains("PinError")) {
+            format!("Is {} in a bpffs? Mount one: mount -t bpf bpf /sys/fs/bpf", dir.display())
+        } else {
+            "Linux 5.10 or newer with BPF and BTF is needed.".to_owned()
+        };
+        Self::Object { source: Box::new(source), remedy }
+    }
+}
+
+/// Programs and maps, loaded.
+pub struct Dataplane {
+    ebpf: Ebpf,
+    generations: Generations,
+    state: State,
+}
+
+impl Dataplane {
+    /// Loads object, maps and programs; attaches nothing. Pinned maps keep what they hold (D49).
+    pub fn load(options: &LoadOptions) -> Result<Self, Error> {
+        let mut ebpf = object::load(options.pin_dir.as_deref())?;
+        for name in [names::PROG_TC_INGRESS, names::PROG_TC_EGRESS] {
+            let program = classifier(&mut ebpf, name)?;
+            program.load().map_err(|source| Error::Program { name, source: Box::new(source) })?;
+        }
+        let state = State::take(&mut ebpf)?;
+        let generations = Generations::take(&mut ebpf, &state.control()?)?;
+        Ok(Self { ebpf, generations, state })
+    }
+    /// Makes these tables the generation in force, or changes nothing (D22).
+    pub fn apply(&mut self, tables: &Tables) -> Result<Generation, maps::Error> {
+        self.generations.apply(tables, &mut self.state)
+    }
+    /// The program of a hook, loaded.
+    pub fn program(&mut self, hook: Hook) -> Result<&mut SchedClassifier, Error> {
+        let name = match hook {
+            Hook::Ingress => names::PROG_TC_INGRESS,
+            Hook::Egress => names::PROG_TC_EGRESS,
+        };
+        classifier(&mut self.ebpf, name)
+    }
+    /// The control word.
+    pub fn control(&self) -> Result<Control, maps::Error> {
+        self.state.control()
+    }
+    /// Changes the control word. The agent is its only writer.
+    pub fn update_control(&mut self, change: impl FnOnce(&mut Control)) -> Result<(), maps::Error> {
+        let mut control = self.state.control()?;
+        change(&mut control);
+        self.state.set_control(&control)
+    }
+    /// The clock that the programs see, ns.
+    pub fn now_ns(&self) -> Result<u64, maps::Error> {
+        Ok(self.state.now_ns(&self.state.control()?))
+    }
+    /// Flows, counters, events.
+    pub fn state(&mut self) -> &mut State {
+        &mut self.state
+    }
+    /// The generation in force and its devices.
+    pub fn generations(&self) -> &Generations {
+        &self.generations
+    }
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::NoProgram(name))?;
+    program.try_into().map_err(|source| Error::Program { name, source: Box::new(source) })
+}

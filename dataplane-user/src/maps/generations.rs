@@ -1,0 +1,236 @@
+//! Slots of the outer maps, and the flip (D23).
+
+use std::collections::BTreeMap;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Array, ArrayOfMaps, HashMap, InnerMap, Map, MapData, MapError};
+use dataplane_common::abi::{
+    AddrKey, Control, DeviceEntry, EndpointEntry, FailsafeKey, FrontendKey, InfraKey, ListEntry, PortKey,
+    RuleEntry, Settings,
+};
+use dataplane_common::limits::GENERATION_SLOTS;
+use dataplane_common::names;
+
+use super::{Error, State, inner};
+use crate::compile::Tables;
+
+type ArraySlots<V> = ArrayOfMaps<MapData, Array<MapData, V>>;
+type TrieSlots<K> = ArrayOfMaps<MapData, LpmTrie<MapData, K, u32>>;
+type HashSlots<K, V> = ArrayOfMaps<MapData, HashMap<MapData, K, V>>;
+
+/// A generation that is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Grows with every apply.
+    pub number: u64,
+    /// Slot of the outer maps.
+    pub slot: u32,
+    /// Policy epoch (D15).
+    pub epoch: u32,
+}
+
+/// The outer maps.
+pub struct Generations {
+    settings: ArraySlots<Settings>,
+    devices: HashSlots<u32, DeviceEntry>,
+    endpoints: ArraySlots<EndpointEntry>,
+    lists: ArraySlots<ListEntry>,
+    rules: ArraySlots<RuleEntry>,
+    rows: ArraySlots<u64>,
+    addr_class: TrieSlots<AddrKey>,
+    port_class: TrieSlots<PortKey>,
+    own_addrs: TrieSlots<AddrKey>,
+    frontends: TrieSlots<FrontendKey>,
+    failsafes: TrieSlots<FailsafeKey>,
+    infra: TrieSlots<InfraKey>,
+    /// Devices of the generation in force, with their grace.
+    current: BTreeMap<u32, DeviceEntry>,
+    number: u64,
+}
+
+/// Takes a map out of the loaded object.
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
+    T::try_from(map).map_err(|e| Error::map(name, "open", e))
+}
+
+impl Generations {
+    /// Takes the outer maps out of the loaded object, and reads what a generation before left (pinned maps).
+    pub fn take(ebpf: &mut Ebpf, control: &Control) -> Result<Self, Error> {
+        let mut this = Self {
+            settings: take(ebpf, names::MAP_SETTINGS)?,
+            devices: take(ebpf, names::MAP_DEVICES)?,
+            endpoints: take(ebpf, names::MAP_ENDPOINTS)?,
+            lists: take(ebpf, names::MAP_LISTS)?,
+            rules: take(ebpf, names::MAP_RULES)?,
+            rows: take(ebpf, names::MAP_ROWS)?,
+            addr_class: take(ebpf, names::MAP_ADDR_CLASS)?,
+            port_class: take(ebpf, names::MAP_PORT_CLASS)?,
+            own_addrs: take(ebpf, names::MAP_OWN_ADDRS)?,
+            frontends: take(ebpf, names::MAP_FRONTENDS)?,
+            failsafes: take(ebpf, names::MAP_FAILSAFES)?,
+            infra: take(ebpf, names::MAP_INFRA)?,
+            current: BTreeMap::new(),
+            number: 0,
+        };
+        if let Some(slot) = control.active.checked_sub(1) {
+            this.read_current(slot)?;
+        }
+        Ok(this)
+    }
+    fn read_current(&mut self, slot: u32) -> Result<(), Error> {
+        let settings = self.settings.get(&slot, 0).map_err(|e| Error::map(names::MAP_SETTINGS, "open", e))?;
+        self.number = settings.get(&0, 0).map_err(|e| Error::map(names::MAP_SETTINGS, "read", e))?.generation;
+        let devices = self.devices.get(&slot, 0).map_err(|e| Error::map(names::MAP_DEVICES, "open", e))?;
+        let read: Result<_, _> = devices.iter().collect();
+        self.current = read.map_err(|e| Error::map(names::MAP_DEVICES, "read", e))?;
+        Ok(())
+    }
+    /// Writes the tables into a free slot, verifies them, and makes them the generation in force. On any error
+    /// the generation before stays in force, untouched (D22).
+    pub fn apply(&mut self, tables: &Tables, state: &mut State) -> Result<Generation, Error> {
+        let before = state.control()?;
+        let slot = free_slot(&before);
+        let number = self.number + 1;
+        let devices = self.with_grace(tables, &before, state.now_ns(&before));
+        let settings = Settings { generation: number, ..tables.settings };
+        self.write(slot, tables, &settings, &devices)?;
+        let epoch = before.epoch.wrapping_add(1);
+        state.set_control(&Control { active: slot + 1, epoch, fallback: before.active, ..before })?;
+        self.number = number;
+        self.current = devices;
+        self.empty_others(slot, before.active);
+        Ok(Generation { number, slot, epoch })
+    }
+    fn write(
+        &mut self,
+        slot: u32,
+        tables: &Tables,
+        settings: &Settings,
+        devices: &BTreeMap<u32, DeviceEntry>,
+    ) -> Result<(), Error> {
+        put(
+            &mut self.settings,
+            names::MAP_SETTINGS,
+            slot,
+            inner::array(names::MAP_SETTINGS, &[*settings], &Settings::default())?,
+        )?;
+        put(&mut self.devices, names::MAP_DEVICES, slot, inner::hash(names::MAP_DEVICES, devices)?)?;
+        let map = names::MAP_ENDPOINTS;
+        put(
+            &mut self.endpoints,
+            map,
+            slot,
+            inner::array(map, &tables.endpoints, &EndpointEntry::default())?,
+        )?;
+        let map = names::MAP_LISTS;
+        put(&mut self.lists, map, slot, inner::array(map, &tables.lists, &ListEntry::default())?)?;
+        let map = names::MAP_RULES;
+        put(&mut self.rules, map, slot, inner::array(map, &tables.rules, &RuleEntry::default())?)?;
+        put(&mut self.rows, names::MAP_ROWS, slot, inner::array(names::MAP_ROWS, &tables.rows, &0)?)?;
+        put(
+            &mut self.addr_class,
+            names::MAP_ADDR_CLASS,
+            slot,
+            inner::trie(names::MAP_ADDR_CLASS, &tables.addr_class)?,
+        )?;
+        put(
+            &mut self.port_class,
+            names::MAP_PORT_CLASS,
+            slot,
+            inner::trie(names::MAP_PORT_CLASS, &tables.port_class)?,
+        )?;
+        put(
+            &mut self.own_addrs,
+            names::MAP_OWN_ADDRS,
+            slot,
+            inner::trie(names::MAP_OWN_ADDRS, &tables.own_addrs)?,
+        )?;
+        put(
+            &mut self.frontends,
+            names::MAP_FRONTENDS,
+            slot,
+            inner::trie(names::MAP_FRONTENDS, &tables.frontends)?,
+        )?;
+        put(
+            &mut self.failsafes,
+            names::MAP_FAILSAFES,
+            slot,
+            inner::trie(names::MAP_FAILSAFES, &tables.failsafes)?,
+        )?;
+        put(&mut self.infra, names::MAP_INFRA, slot, inner::trie(names::MAP_INFRA, &tables.infra)?)
+    }
+    /// D17: a device that was known and becomes governed gets its grace; a running one goes on. A node's very
+    /// first generation begins none here: adoption decides that, for the whole node (`Control::grace_until_ns`).
+    fn with_grace(&self, tables: &Tables, before: &Control, now_ns: u64) -> BTreeMap<u32, DeviceEntry> {
+        let mut devices = tables.devices.clone();
+        if before.active == 0 {
+            return devices;
+        }
+        for (ifindex, device) in devices.iter_mut().filter(|(_, d)| d.endpoint != 0) {
+            device.grace_until_ns = match self.current.get(ifindex) {
+                Some(old) if old.endpoint != 0 => old.grace_until_ns,
+                Some(_) | None => now_ns.saturating_add(tables.settings.grace_ns),
+            };
+        }
+        devices
+    }
+    /// Frees what neither the active nor the generation before it needs. A packet that still reads such a slot
+    /// keeps its inner map alive until it is done (RCU). Failing here costs memory, nothing else.
+    fn empty_others(&mut self, active: u32, fallback: u32) {
+        for slot in (0..GENERATION_SLOTS).filter(|s| *s != active && *s + 1 != fallback) {
+            if self.settings.get(&slot, 0).is_err() {
+                continue; // Never used.
+            }
+            let empty = Tables::default();
+            if let Err(error) = self.write(slot, &empty, &Settings::default(), &BTreeMap::new()) {
+                tracing::warn!(slot, %error, "cannot free an old generation");
+            }
+        }
+    }
+    /// Governed devices, and until when their grace runs (kernel clock, ns).
+    pub fn devices(&self) -> &BTreeMap<u32, DeviceEntry> {
+        &self.current
+    }
+    /// Number of the generation in force; 0: none.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+/// A slot that is neither active nor the fallback.
+fn free_slot(control: &Control) -> u32 {
+    let used = |slot: &u32| slot + 1 == control.active || slot + 1 == control.fallback;
+    let first = control.active % GENERATION_SLOTS;
+    // Four slots, at most two in use: there is always one.
+    (0..GENERATION_SLOTS).map(|i| (first + i) % GENERATION_SLOTS).find(|s| !used(s)).unwrap_or(first)
+}
+
+fn put<V: InnerMap>(
+    outer: &mut ArrayOfMaps<MapData, V>,
+    map: &'static str,
+    slot: u32,
+    inner: V,
+) -> Result<(), Error> {
+    outer.set(slot, &inner, 0).map_err(|e| Error::map(map, "set a slot of", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_slot_is_never_in_use() {
+        for active in 0..=GENERATION_SLOTS {
+            for fallback in 0..=GENERATION_SLOTS {
+                let slot = free_slot(&Control { active, fallback, ..Control::default() });
+                assert!(slot < GENERATION_SLOTS);
+                assert!(slot + 1 != active && slot + 1 != fallback, "{active} {fallback} {slot}");
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What outlives generations: the control word, flows, counters, the last decision of each CPU.
+
+use std::collections::BTreeMap;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
+use dataplane_common::abi::{Control, Counter, Hook, RuleCounterKey, Scratch, counter_index};
+use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use dataplane_common::names;
+use dataplane_common::verdict::{Reason, Verdict};
+use nix::time::{ClockId, clock_gettime};
+
+use super::Error;
+use super::generations::take;
+
+/// (hook, verdict, reason), by number.
+pub type CounterKey = (u8, u8, u8);
+
+/// Maps without generations.
+pub struct State {
+    control: Array<MapData, Control>,
+    flows: HashMap<MapData, FlowKey, FlowEntry>,
+    flows_new: HashMap<MapData, FlowKey, FlowEntry>,
+    flows_safe: HashMap<MapData, FlowKey, FlowEntry>,
+    fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
+    counters: PerCpuArray<MapData, Counter>,
+    rule_hits: PerCpuHashMap<MapData, RuleCounterKey, Counter>,
+    scratch: PerCpuArray<MapData, Scratch>,
+    events: Option<RingBuf<MapData>>,
+}
+
+impl State {
+    /// Takes the maps out of the loaded object.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            control: take(ebpf, names::MAP_CONTROL)?,
+            flows: take(ebpf, names::MAP_FLOWS)?,
+            flows_new: take(ebpf, names::MAP_FLOWS_NEW)?,
+            flows_safe: take(ebpf, names::MAP_FLOWS_SAFE)?,
+            fragments: take(ebpf, names::MAP_FRAGMENTS)?,
+            counters: take(ebpf, names::MAP_COUNTERS)?,
+            rule_hits: take(ebpf, names::MAP_RULE_HITS)?,
+            scratch: take(ebpf, names::MAP_SCRATCH)?,
+            events: Some(take(ebpf, names::MAP_EVENTS)?),
+        })
+    }
+    /// The control word.
+    pub fn control(&self) -> Result<Control, Error> {
+        self.control.get(&0, 0).map_err(|e| Error::map(names::MAP_CONTROL, "read", e))
+    }
+    /// Stores the control word. `active` and `epoch` share one 8-byte word, so no packet sees one without the other.
+    pub fn set_control(&mut self, control: &Control) -> Result<(), Error> {
+        self.control.set(0, control, 0).map_err(|e| Error::map(names::MAP_CONTROL, "write", e))
+    }
+    /// The clock that the kernel program sees, ns.
+    pub fn now_ns(&self, control: &Control) -> u64 {
+        monotonic_ns().wrapping_add(control.clock_offset_ns)
+    }
+    /// Confirmed flows, for adoption (D17).
+    pub fn put_flow(&mut self, key: &FlowKey, entry: &FlowEntry) -> Result<(), Error> {
+        self.flows.insert(key, entry, 0).map_err(|e| Error::map(names::MAP_FLOWS, "write", e))
+    }
+    /// Every confirmed flow.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
+        entries(self.flows.iter(), names::MAP_FLOWS)
+    }
+    /// Removes a confirmed flow, if it is still there.
+    pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), Error> {
+        gone_is_fine(self.flows.remove(key)).map_err(|e| Error::map(names::MAP_FLOWS, "clean", e))
+    }
+    /// Forgets every flow and fragment. For tests: it cuts what is running.
+    pub fn clear_flows(&mut self) -> Result<(), Error> {
+        for (map, name) in [
+            (&mut self.flows, names::MAP_FLOWS),
+            (&mut self.flows_new, names::MAP_FLOWS_NEW),
+            (&mut self.flows_safe, names::MAP_FLOWS_SAFE),
+        ] {
+            clear(map, name)?;
+        }
+        clear(&mut self.fragments, names::MAP_FRAGMENTS)
+    }
+    /// Counters that are not zero, summed over CPUs.
+    pub fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Error> {
+        let mut found = BTreeMap::new();
+        for hook in [Hook::Ingress, Hook::Egress] {
+            for verdict in [Verdict::Ungoverned, Verdict::Allow, Verdict::Deny] {
+                for reason in Reason::ALL {
+                    let index = counter_index(hook, verdict, *reason);
+                    let per_cpu = self
+                        .counters
+                        .get(&index, 0)
+                        .map_err(|e| Error::map(names::MAP_COUNTERS, "read", e))?;
+                    let sum = sum(per_cpu.iter());
+                    if sum.packets > 0 {
+                        found.insert((hook as u8, verdict as u8, *reason as u8), sum);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+    /// Hits per rule identity and device, summed over CPUs.
+    pub fn rule_hits(&self) -> Result<BTreeMap<RuleCounterKey, Counter>, Error> {
+        let read = entries(self.rule_hits.iter(), names::MAP_RULE_HITS)?;
+        Ok(read.into_iter().map(|(key, per_cpu)| (key, sum(per_cpu.iter()))).collect())
+    }
+    /// What the last packet on a CPU left: its parsed form and decision.
+    pub fn scratch(&self, cpu: usize) -> Result<Option<Scratch>, Error> {
+        let per_cpu = self.scratch.get(&0, 0).map_err(|e| Error::map(names::MAP_SCRATCH, "read", e))?;
+        Ok(per_cpu.get(cpu).copied())
+    }
+    /// Zeroes the scratch of every CPU, so that a stale decision cannot be taken for a new one.
+    pub fn clear_scratch(&mut self) -> Result<(), Error> {
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(_, e)| Error::map(names::MAP_SCRATCH, "size", MapError::IoError(e)))?;
+        let zero = aya::maps::PerCpuValues::try_from(vec![Scratch::default(); cpus])
+            .map_err(|e| Error::map(names::MAP_SCRATCH, "size", MapError::IoError(e)))?;
+        self.scratch.set(0, zero, 0).map_err(|e| Error::map(names::MAP_SCRATCH, "write", e))
+    }
+    /// The event ring, once.
+    pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
+        self.events.take()
+    }
+}
+
+/// The clock of `bpf_ktime_get_ns`, without an offset.
+pub fn monotonic_ns() -> u64 {
+    // The monotonic clock is always there; zero would only end a grace early.
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |t| (t.tv_sec() as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec() as u64))
+}
+
+fn sum<'a>(per_cpu: impl Iterator<Item = &'a Counter>) -> Counter {
+    per_cpu.fold(Counter::default(), |a, b| Counter {
+        packets: a.packets.wrapping_add(b.packets),
+        bytes: a.bytes.wrapping_add(b.bytes),
+    })
+}
+
+fn entries<K, V>(
+    iter: impl Iterator<Item = Result<(K, V), MapError>>,
+    map: &'static str,
+) -> Result<Vec<(K, V)>, Error> {
+    // An entry may vanish between its key and its value: it is simply no longer there.
+    iter.filter(|e| !matches!(e, Err(MapError::KeyNotFound)))
+        .collect::<Result<_, _>>()
+        .map_err(|e| Error::map(map, "read", e))
+}
+
+fn gone_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn clear<K: aya::Pod, V: aya::Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    name: &'static str,
+) -> Result<(), Error> {
+    let keys: Vec<K> = map.keys().filter_map(Result::ok).collect();
+    for key in keys {
+        gone_is_fine(map.remove(&key)).map_err(|e| Error::map(name, "clean", e))?;
+    }
+    Ok(())
+}
