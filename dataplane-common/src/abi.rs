@@ -101,8 +101,6 @@ pub mod device_flag {
     pub const DROP_UNKNOWN_ETHERTYPES: u32 = 1 << 3;
     /// The loopback device.
     pub const LOOPBACK: u32 = 1 << 4;
-    /// No Ethernet header in front of the network header (D48).
-    pub const NO_LINK_LAYER: u32 = 1 << 5;
 }
 
 /// Which list: index into [`EndpointEntry::lists`].
@@ -396,12 +394,6 @@ pub struct Scratch {
     pub key: crate::flow::FlowKey,
     /// Flow entry in work.
     pub flow: crate::flow::FlowEntry,
-    /// Classes of the packet.
-    pub classes: crate::scan::Classes,
-    /// 1: `classes` holds this packet's classes.
-    pub classified: u32,
-    /// Always zero.
-    pub pad: u32,
     /// Event rate limit: second of the kernel clock.
     pub event_second: u64,
     /// Events in that second.

@@ -17,7 +17,6 @@ pub mod packet;
 pub mod frame;
 pub mod parse;
 
-pub mod scan;
 pub mod tables;
 pub mod verdict;
 

@@ -1,6 +1,6 @@
 //! The only `unsafe` of this crate: the promise to aya that the map types are plain bytes.
 
-use crate::{abi, addr, flow, packet, scan, verdict};
+use crate::{abi, addr, flow, packet, verdict};
 
 macro_rules! pod {
     ($($t:ty),* $(,)?) => {
@@ -30,7 +30,6 @@ pod!(
     abi::RuleCounterKey,
     abi::Event,
     abi::Scratch,
-    scan::Classes,
     flow::FlowKey,
     flow::FlowEntry,
     flow::FragmentKey,
