@@ -101,6 +101,8 @@ pub mod device_flag {
     pub const DROP_UNKNOWN_ETHERTYPES: u32 = 1 << 3;
     /// The loopback device.
     pub const LOOPBACK: u32 = 1 << 4;
+    /// No Ethernet header in front of the network header (D48).
+    pub const NO_LINK_LAYER: u32 = 1 << 5;
 }
 
 /// Which list: index into [`EndpointEntry::lists`].
