@@ -1,5 +1,7 @@
 //! The kernel side in the agent's hands: programs and maps of one loaded object.
 
+pub mod attach;
+pub mod link;
 pub mod object;
 
 use std::path::{Path, PathBuf};
