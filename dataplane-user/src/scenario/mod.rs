@@ -1,2 +1,3 @@
 //! Scenario files: policy unit tests.
 pub mod engine;
+pub mod kernel;

@@ -1,0 +1,194 @@
+//! What is done in the namespace: worlds, time, packets.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use aya::programs::{TestRun, TestRunOptions};
+use dataplane_common::abi::{Control, Hook};
+use dataplane_common::addr::Addr;
+use dataplane_common::flow::{FlowEntry, FlowKey, TcpState, flow_flag};
+use dataplane_common::packet::protocol::{ICMP, ICMPV6};
+use dataplane_common::verdict::{Decision, NO_RULE, Stage, Verdict};
+
+use super::devices::Devices;
+use crate::compile::{self, Names};
+use crate::index::Snapshot;
+use crate::loader::{Dataplane, LoadOptions};
+use crate::policy::{NodeView, World};
+use crate::scenario::engine::{FlowTuple, LiveFlow, Outcome, PacketIn};
+
+/// `TC_ACT_SHOT`.
+const SHOT: u32 = 2;
+/// Size of `struct __sk_buff`, and where the two fields that we set stand in it. Part of the kernel's UAPI.
+const SKB: usize = 192;
+const SKB_INGRESS_IFINDEX: usize = 36;
+const SKB_IFINDEX: usize = 40;
+/// Shortest frame that `BPF_PROG_TEST_RUN` takes: an Ethernet header.
+const SHORTEST: usize = 14;
+/// ICMP echo request, v4 and v6: the key space of adopted pings.
+const ECHO_REQUEST: (u8, u8) = (8, 128);
+
+/// Programs, maps and devices of one namespace.
+pub(super) struct Lab {
+    dataplane: Dataplane,
+    devices: Devices,
+    view: NodeView,
+    names: Names,
+    cpu: usize,
+}
+
+impl Lab {
+    pub(super) fn new(cpu: usize) -> anyhow::Result<Self> {
+        let devices = Devices::new()?;
+        let dataplane = Dataplane::load(&LoadOptions { pin_dir: None })?;
+        Ok(Self { dataplane, devices, view: NodeView::default(), names: Names::default(), cpu })
+    }
+    /// As if just started: no generation, no flows, no devices, the kernel's own time.
+    pub(super) fn reset(&mut self) -> anyhow::Result<()> {
+        self.dataplane.update_control(|control| *control = Control::default())?;
+        self.dataplane.state().clear_flows()?;
+        self.devices.clear()?;
+        self.view = NodeView::default();
+        self.names = Names::default();
+        Ok(())
+    }
+    pub(super) fn set_world(&mut self, world: &World, mut view: NodeView) -> anyhow::Result<()> {
+        self.devices.follow(world, &mut view).context("cannot make the scenario's devices")?;
+        let tables = compile::compile(&Snapshot::build(world, &view))?;
+        self.dataplane.apply(&tables)?;
+        self.names = tables.names;
+        self.view = view;
+        Ok(())
+    }
+    pub(super) fn advance(&mut self, by: Duration) -> anyhow::Result<()> {
+        let by = u64::try_from(by.as_nanos()).context("that is more than 584 years")?;
+        self.dataplane
+            .update_control(|control| control.clock_offset_ns = control.clock_offset_ns.wrapping_add(by))?;
+        Ok(())
+    }
+    /// D17 (a): an adopted flow is confirmed, and admitted at both hooks.
+    pub(super) fn adopt(&mut self, flows: &[LiveFlow]) -> anyhow::Result<()> {
+        let now = self.dataplane.now_ns()?;
+        let epoch = self.dataplane.control()?.epoch;
+        let generation = self.dataplane.generations().number();
+        for flow in flows {
+            // What returns, turned round, is the flow as the other side of the NAT sees it.
+            let translated =
+                flow.reply.map(|r| FlowTuple { src: r.dst, sport: r.dport, dst: r.src, dport: r.sport });
+            for tuple in [Some(flow.original), translated].into_iter().flatten() {
+                let (key, original_is_low) = flow_key(flow.protocol, &tuple);
+                let flags = flow_flag::CONFIRMED | flow_flag::ADOPTED;
+                let entry = FlowEntry {
+                    last_seen_ns: now,
+                    created_ns: now,
+                    generation,
+                    epoch,
+                    rule: NO_RULE,
+                    flags: flags | if original_is_low { flow_flag::ORIGINAL_IS_LOW } else { 0 },
+                    hooks: Hook::Ingress.bit() | Hook::Egress.bit(),
+                    stage: Stage::Flow as u8,
+                    state_original: TcpState::Established as u8,
+                    state_reply: TcpState::Established as u8,
+                    ..FlowEntry::default()
+                };
+                self.dataplane.state().put_flow(&key, &entry)?;
+            }
+        }
+        Ok(())
+    }
+    pub(super) fn judge(&mut self, packet: &PacketIn) -> anyhow::Result<Outcome> {
+        anyhow::ensure!(
+            packet.frame.len() >= SHORTEST,
+            "the kernel takes no test frame shorter than {SHORTEST} bytes; this one has {}",
+            packet.frame.len()
+        );
+        let mut context = [0_u8; SKB];
+        put(&mut context, SKB_IFINDEX, self.ifindex(&packet.device)?);
+        if let Some(from) = &packet.from {
+            put(&mut context, SKB_INGRESS_IFINDEX, self.ifindex(from)?);
+        }
+        self.dataplane.state().clear_scratch()?;
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&packet.frame);
+        options.ctx_in = Some(&context);
+        let result = self.dataplane.program(packet.hook)?.test_run(options).with_context(|| {
+            format!("the kernel refused to run a frame of {} bytes on {}", packet.frame.len(), packet.device)
+        })?;
+        let scratch =
+            self.dataplane.state().scratch(self.cpu)?.context("the kernel has no scratch for this CPU")?;
+        let decision = scratch.decision;
+        // The program's return value is what counts on a live device; the recorded decision must agree.
+        anyhow::ensure!(
+            (result.return_value == SHOT) == (decision.verdict == Verdict::Deny),
+            "the program returned {} but recorded {}",
+            result.return_value as i32,
+            decision.verdict.name()
+        );
+        Ok(self.outcome(&decision))
+    }
+    fn ifindex(&self, device: &str) -> anyhow::Result<u32> {
+        let known =
+            self.view.devices.get(device).with_context(|| format!("the scenario has no device {device}"))?;
+        Ok(known.ifindex)
+    }
+    fn outcome(&self, decision: &Decision) -> Outcome {
+        let by_rule = match decision.stage {
+            Stage::Untracked | Stage::PreDnat | Stage::Normal | Stage::Profile | Stage::Forward => {
+                Some(decision.rule).filter(|rule| *rule != NO_RULE)
+            }
+            // What an earlier packet was admitted by may have been a rule of another generation.
+            Stage::None
+            | Stage::L2
+            | Stage::Malformed
+            | Stage::Martian
+            | Stage::Failsafe
+            | Stage::Nd
+            | Stage::Fragment
+            | Stage::Flow
+            | Stage::Invalid
+            | Stage::Infra => None,
+        };
+        let name = by_rule.and_then(|position| self.names.rule(position));
+        let reason = decision.reason.name().to_owned();
+        let mut trace =
+            vec![format!("kernel: {} at {} ({reason})", decision.verdict.name(), decision.stage.name())];
+        trace.extend(name.map(|n| format!("kernel: rule {} is {n:?}", decision.rule)));
+        Outcome {
+            verdict: decision.verdict.name().to_owned(),
+            stage: decision.stage.name().to_owned(),
+            // A profile stands in no tier.
+            tier: name.filter(|_| decision.stage != Stage::Profile).map(|n| n.tier.clone()),
+            policy: name.and_then(|n| n.policy.as_ref()).map(|p| p.name.clone()),
+            rule: name.and_then(|n| n.index),
+            reason,
+            trace,
+        }
+    }
+}
+
+fn put(context: &mut [u8; SKB], offset: usize, value: u32) {
+    context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+}
+
+/// The table's key, and whether the flow's source is its low end. An echo's two ports are its identifier.
+fn flow_key(protocol: u8, tuple: &FlowTuple) -> (FlowKey, bool) {
+    let space = match protocol {
+        ICMP => ECHO_REQUEST.0,
+        ICMPV6 => ECHO_REQUEST.1,
+        _ => 0,
+    };
+    let source = (Addr::from(tuple.src), tuple.sport);
+    let destination = (Addr::from(tuple.dst), if space == 0 { tuple.dport } else { tuple.sport });
+    let original_is_low = source <= destination;
+    let (low, high) = if original_is_low { (source, destination) } else { (destination, source) };
+    let key = FlowKey {
+        low: low.0,
+        high: high.0,
+        low_port: low.1,
+        high_port: high.1,
+        protocol,
+        space,
+        pad: [0; 2],
+    };
+    (key, original_is_low)
+}
