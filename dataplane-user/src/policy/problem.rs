@@ -52,3 +52,4 @@ impl fmt::Display for Problem {
         write!(f, "{}", self.message)
     }
 }
+impl std::error::Error for Problem {}

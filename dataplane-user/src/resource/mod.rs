@@ -1,1 +1,26 @@
-//! resource
+//! From text to the validated domain: [`document`] reads files, [`object`] converts one document ([`fields`] collects
+//! every error on the way), [`store`] holds all objects and their last good versions.
+
+mod document;
+mod fields;
+mod kind;
+mod meta;
+mod scalar;
+
+mod config;
+mod core;
+mod endpoint;
+mod entity;
+mod network_policy;
+mod object;
+mod rule;
+
+mod store;
+
+pub use document::{Document, documents_from_path, documents_from_str};
+pub use kind::{Group, Kind, ObjectKey};
+pub use object::Object;
+pub use store::{Report, Store, StoredObject};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! What exists without being written: tiers, the default profile, the failsafes.
+
+use std::collections::BTreeMap;
+
+use ipnet::{IpNet, Ipv6Net};
+
+use super::{Action, EntityRule, Failsafe, Order, Profile, Rule, Tier, TierDefault};
+
+/// The tier of policies that name none.
+pub const DEFAULT_TIER: &str = "default";
+/// The profile that allows everything (§1.8).
+pub const DEFAULT_ALLOW_PROFILE: &str = "projectcalico-default-allow";
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// The tiers of §1.6.
+pub fn built_in_tiers() -> BTreeMap<String, Tier> {
+    [
+        ("kube-admin", 1_000.0, TierDefault::Pass),
+        (DEFAULT_TIER, 1_000_000.0, TierDefault::Deny),
+        ("kube-baseline", 10_000_000.0, TierDefault::Pass),
+    ]
+    .into_iter()
+    .map(|(name, order, default_action)| {
+        let name = name.to_owned();
+        (name.clone(), Tier { name, order: Order(Some(order)), default_action })
+    })
+    .collect()
+}
+
+/// `projectcalico-default-allow`.
+pub fn default_allow_profile() -> Profile {
+    let allow = Rule {
+        action: Action::Allow,
+        ip_version: None,
+        protocol: None,
+        not_protocol: None,
+        icmp: None,
+        not_icmp: None,
+        source: EntityRule::default(),
+        destination: EntityRule::default(),
+    };
+    Profile {
+        name: DEFAULT_ALLOW_PROFILE.to_owned(),
+        labels_to_apply: BTreeMap::new(),
+        ingress: vec![allow.clone()],
+        egress: vec![allow],
+    }
+}
+
+fn everywhere(ports: &[(u8, u16)]) -> Vec<Failsafe> {
+    ports.iter().map(|&(protocol, port)| Failsafe { protocol, port, net: None }).collect()
+}
+
+/// Calico's list (§5), and DHCPv6 answers from the link (D1).
+pub fn failsafe_inbound() -> Vec<Failsafe> {
+    let mut list = everywhere(&[
+        (TCP, 22),
+        (UDP, 68),
+        (TCP, 179),
+        (TCP, 2379),
+        (TCP, 2380),
+        (TCP, 5473),
+        (TCP, 6443),
+        (TCP, 6666),
+        (TCP, 6667),
+    ]);
+    let link_local = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
+    let net = Ipv6Net::new(link_local, 10).map(IpNet::V6).ok();
+    list.push(Failsafe { protocol: UDP, port: 546, net });
+    list
+}
+
+/// Calico's list (§5), and DHCPv6 questions (D1).
+pub fn failsafe_outbound() -> Vec<Failsafe> {
+    everywhere(&[
+        (UDP, 53),
+        (UDP, 67),
+        (TCP, 179),
+        (TCP, 2379),
+        (TCP, 2380),
+        (TCP, 5473),
+        (TCP, 6443),
+        (TCP, 6666),
+        (TCP, 6667),
+        (UDP, 547),
+    ])
+}

@@ -1,0 +1,1 @@
+//! Rows V01–V51 of the behaviour table.
