@@ -6,6 +6,7 @@ pub mod netns;
 pub mod probe;
 pub mod process;
 pub mod topology;
+pub mod witness;
 
 use std::{env, fs::OpenOptions, io::Write as _};
 

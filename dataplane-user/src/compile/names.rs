@@ -142,7 +142,7 @@ impl Builder {
 }
 
 /// FNV-1a: stable over versions of the compiler and of the standard library.
-fn hash(text: &str) -> u32 {
+pub fn hash(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
 }
 
