@@ -59,6 +59,7 @@ fn device_entry(device: &DeviceBinding, snapshot: &Snapshot) -> DeviceEntry {
     let mut set = |on: bool, bit: u32| flags |= if on { bit } else { 0 };
     set(device.workload, device_flag::WORKLOAD);
     set(device.accept_ra, device_flag::ACCEPT_RA);
+    set(device.no_link_layer, device_flag::NO_LINK_LAYER);
     set(device.anti_spoof, device_flag::ANTI_SPOOF);
     set(device.drop_unknown_ethertypes, device_flag::DROP_UNKNOWN_ETHERTYPES);
     set(device.loopback, device_flag::LOOPBACK);

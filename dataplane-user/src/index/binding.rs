@@ -27,6 +27,8 @@ pub struct DeviceBinding {
     pub excluded: bool,
     /// D7.
     pub accept_ra: bool,
+    /// D48.
+    pub no_link_layer: bool,
     /// D27, annotation of the endpoint.
     pub anti_spoof: bool,
     /// D20, annotation of the endpoint.
@@ -130,6 +132,7 @@ pub fn bind(heps: &BTreeMap<String, HostEndpoint>, world: &World, view: &NodeVie
                 workload: kind == Kind::Workload,
                 excluded: kind == Kind::Excluded,
                 accept_ra: device.accept_ra || says("portcullis.dev/accept-ra"),
+                no_link_layer: device.no_link_layer,
                 anti_spoof: says("portcullis.dev/anti-spoof"),
                 drop_unknown_ethertypes: says("portcullis.dev/drop-unknown-ethertypes"),
             },

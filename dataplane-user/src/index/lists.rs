@@ -4,17 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_common::abi::ListKind;
 
+use super::EmptySelector;
 use super::binding::Bindings;
 use super::peers::{Peers, endpoint_labels};
 use super::rules::{self, Resolved};
-use super::{EmptySelector, SetId};
 use crate::policy::{
-    Action, Direction, Family, HepInterface, HostEndpoint, NodeView, OnPolicyChange, Order, Policy,
-    PolicyKind, Profile, Rule, Tier, TierDefault, World,
+    Direction, Family, HepInterface, HostEndpoint, NodeView, OnPolicyChange, Order, Policy, PolicyKind,
+    Profile, Rule, Tier, TierDefault, World, defaults,
 };
-
-/// The built-in profile that allows everything.
-pub const DEFAULT_ALLOW_PROFILE: &str = "projectcalico-default-allow";
 
 /// Names a policy for people and counters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -262,10 +259,11 @@ impl<'a> EvaluationOrder<'a> {
         for policy in world.policies.values() {
             by_tier.entry(&policy.tier).or_default().push(policy);
         }
+        let built_in = defaults::built_in_tiers();
         let mut tiers: Vec<(bool, Tier, Vec<&Policy>)> = Vec::new();
         for (name, mut policies) in by_tier {
             policies.sort_by_cached_key(|p| (p.order, p.tie_break()));
-            let known = world.tiers.get(name).cloned().or_else(|| built_in_tier(name));
+            let known = world.tiers.get(name).or_else(|| built_in.get(name)).cloned();
             let missing = known.is_none();
             // A policy of a missing tier still applies, last, with Deny (§3.2).
             let tier = known.unwrap_or_else(|| Tier {
@@ -284,17 +282,6 @@ impl<'a> EvaluationOrder<'a> {
         });
         tiers.filter(|(_, policies)| !policies.is_empty()).collect()
     }
-}
-
-/// §1.6.
-fn built_in_tier(name: &str) -> Option<Tier> {
-    let (order, default_action) = match name {
-        "default" => (1_000_000.0, TierDefault::Deny),
-        "kube-admin" => (1_000.0, TierDefault::Pass),
-        "kube-baseline" => (10_000_000.0, TierDefault::Pass),
-        _ => return None,
-    };
-    Some(Tier { name: name.to_owned(), order: Order(Some(order)), default_action })
 }
 
 struct Builder<'a> {
@@ -358,11 +345,9 @@ impl Builder<'_> {
         let recheck = self.view.settings.on_policy_change == OnPolicyChange::Recheck;
         let mut tiers = Vec::new();
         for name in &hep.profiles {
-            let rules = match (world.profiles.get(name), name.as_str()) {
-                (Some(profile), _) => self.rules(profile_rules(profile, direction), None, direction),
-                (None, DEFAULT_ALLOW_PROFILE) => vec![allow_all()],
-                (None, _) => Vec::new(),
-            };
+            let built_in = (name == defaults::DEFAULT_ALLOW_PROFILE).then(defaults::default_allow_profile);
+            let Some(profile) = world.profiles.get(name).or(built_in.as_ref()) else { continue };
+            let rules = self.rules(profile_rules(profile, direction), None, direction);
             if rules.is_empty() {
                 continue;
             }
@@ -378,32 +363,4 @@ fn profile_rules(profile: &Profile, direction: Direction) -> &[Rule] {
         Direction::Ingress => &profile.ingress,
         Direction::Egress => &profile.egress,
     }
-}
-
-fn allow_all() -> Resolved {
-    Resolved {
-        action: Action::Allow,
-        index: 0,
-        v4: true,
-        v6: true,
-        protocol: None,
-        not_protocol: None,
-        icmp: None,
-        not_icmp: None,
-        source: super::Side::default(),
-        destination: super::Side::default(),
-    }
-}
-
-/// Every set that a list's rules refer to.
-pub fn sets_of(rule: &Resolved) -> impl Iterator<Item = SetId> + '_ {
-    let sides = [&rule.source, &rule.destination].into_iter();
-    sides.flat_map(|side| {
-        let at = side.ports.any_of.iter().flatten().filter_map(|a| match a {
-            super::PortAlternative::At(_, _, set) => Some(*set),
-            super::PortAlternative::Ranges(_) => None,
-        });
-        let not_at = side.ports.none_of_named.iter().map(|(_, _, set)| *set);
-        side.all_of.iter().chain(&side.none_of).copied().chain(at).chain(not_at)
-    })
 }

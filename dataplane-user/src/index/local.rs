@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_common::abi::own_flag;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net};
 
-use crate::policy::{Failsafe, NodeView, Protocol, World};
+use crate::policy::{Failsafe, NodeView, Protocol, World, defaults};
 
 /// Calico's device for IPVS: its addresses are the cluster's, not this node's, so no NodePort is there.
 const IPVS_DEVICE: &str = "kube-ipvs0";
@@ -58,44 +58,12 @@ pub fn is_own(own: &BTreeMap<IpNet, u32>, ip: &IpAddr) -> bool {
 
 /// As configured, or the defaults (D1).
 pub fn failsafe_inbound(world: &World) -> Vec<Failsafe> {
-    world.felix.failsafe_inbound.clone().unwrap_or_else(|| {
-        let mut list = failsafes(&[
-            (6, 22),
-            (17, 68),
-            (6, 179),
-            (6, 2379),
-            (6, 2380),
-            (6, 5473),
-            (6, 6443),
-            (6, 6666),
-            (6, 6667),
-        ]);
-        let link_local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
-        list.push(Failsafe { protocol: 17, port: 546, net: Some(IpNet::V6(link_local)) });
-        list
-    })
+    world.felix.failsafe_inbound.clone().unwrap_or_else(defaults::failsafe_inbound)
 }
 
 /// As configured, or the defaults (D1, D2).
 pub fn failsafe_outbound(world: &World) -> Vec<Failsafe> {
-    world.felix.failsafe_outbound.clone().unwrap_or_else(|| {
-        failsafes(&[
-            (17, 53),
-            (17, 67),
-            (6, 179),
-            (6, 2379),
-            (6, 2380),
-            (6, 5473),
-            (6, 6443),
-            (6, 6666),
-            (6, 6667),
-            (17, 547),
-        ])
-    })
-}
-
-fn failsafes(list: &[(Protocol, u16)]) -> Vec<Failsafe> {
-    list.iter().map(|&(protocol, port)| Failsafe { protocol, port, net: None }).collect()
+    world.felix.failsafe_outbound.clone().unwrap_or_else(defaults::failsafe_outbound)
 }
 
 /// D39: InternalIPs of the other nodes, for each kind of tunnel that exists here.

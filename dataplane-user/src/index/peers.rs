@@ -21,6 +21,9 @@ struct Peer {
 /// Who exposes a named port: (protocol, port) → set of addresses.
 pub type NamedPorts = BTreeMap<(Protocol, u16), SetId>;
 
+/// Addresses behind each (protocol, port) of a Service.
+type Backends = BTreeMap<(Protocol, u16), Vec<IpNet>>;
+
 /// All peers, and the sets that selectors made of them so far.
 pub struct Peers {
     peers: Vec<Peer>,
@@ -28,7 +31,7 @@ pub struct Peers {
     /// Selectors seen. The key is the selector's own tree, not its text: prefixes were applied to the tree.
     seen: HashMap<String, SetId>,
     /// (namespace, name) → backends per (protocol, port).
-    services: BTreeMap<(String, String), BTreeMap<(Protocol, u16), Vec<IpNet>>>,
+    services: BTreeMap<(String, String), Backends>,
     service_addresses: BTreeMap<(String, String), Vec<IpNet>>,
 }
 

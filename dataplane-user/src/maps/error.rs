@@ -10,7 +10,7 @@ pub enum Error {
     Missing(&'static str),
     /// A system call on a map failed.
     #[error("cannot {action} map {map}: {source}. {remedy}")]
-    Map { map: &'static str, action: &'static str, source: MapError, remedy: &'static str },
+    Map { map: &'static str, action: &'static str, source: Box<MapError>, remedy: &'static str },
     /// Read-back differs from what was written.
     #[error(
         "map {map} does not read back as it was written (entry {entry}); the new generation was not activated, the \
@@ -30,6 +30,6 @@ impl Error {
         } else {
             "See the kernel log (dmesg) for details."
         };
-        Self::Map { map, action, source, remedy }
+        Self::Map { map, action, source: Box::new(source), remedy }
     }
 }

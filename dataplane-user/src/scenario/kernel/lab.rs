@@ -54,6 +54,8 @@ impl Lab {
     }
     pub(super) fn set_world(&mut self, world: &World, mut view: NodeView) -> anyhow::Result<()> {
         self.devices.follow(world, &mut view).context("cannot make the scenario's devices")?;
+        // A test run always has an Ethernet header in front, whatever the device (D48).
+        view.devices.values_mut().for_each(|d| d.no_link_layer = false);
         let tables = compile::compile(&Snapshot::build(world, &view))?;
         self.dataplane.apply(&tables)?;
         self.names = tables.names;
