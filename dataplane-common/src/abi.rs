@@ -384,6 +384,78 @@ pub struct Event {
     pub pad: [u8; 6],
 }
 
+/// What is known of the packet in work. In memory, not in registers: the verifier then has one state per step.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Facts {
+    /// Clock at the packet's start, ns.
+    pub now_ns: u64,
+    /// Number of the generation that judges.
+    pub generation: u64,
+    /// [`Settings::flags`].
+    pub settings: u32,
+    /// Policy epoch.
+    pub epoch: u32,
+    /// ifindex.
+    pub device: u32,
+    /// [`DeviceEntry::flags`].
+    pub device_flags: u32,
+    /// [`DeviceEntry::endpoint`]: 0, not governed.
+    pub endpoint: u32,
+    /// [`own_flag`] bits of the source.
+    pub source_own: u32,
+    /// [`own_flag`] bits of the destination.
+    pub destination_own: u32,
+    /// Class of the source address.
+    pub source_class: u32,
+    /// Class of the destination address.
+    pub destination_class: u32,
+    /// Class of (protocol, destination port).
+    pub dport_class: u32,
+    /// Class of (protocol, source port).
+    pub sport_class: u32,
+    /// 1: the classes were looked up.
+    pub classified: u8,
+    /// A [`Hook`].
+    pub hook: u8,
+    /// 1: sent by a local process (D4).
+    pub locally_sent: u8,
+    /// 1: came in through a device, seen at egress.
+    pub from_device: u8,
+    /// 0: the destination is no frontend; 1: service; 2: a service whose endpoints are all local (D3).
+    pub frontend: u8,
+    /// 1: grace: anything may begin a flow (D17).
+    pub grace: u8,
+    /// 1: this packet may have a flow, `key` is its key.
+    pub keyed: u8,
+    /// 1: the flow found is that of the packet quoted in an ICMP error (D37).
+    pub related: u8,
+    /// Table of the flow found plus one; 0: none.
+    pub found: u8,
+    /// 1: the packet goes in the flow's original direction.
+    pub original: u8,
+    /// 1: may begin a flow.
+    pub may_begin: u8,
+    /// 1: leaves the flow table alone.
+    pub no_record: u8,
+    /// 1: the flow is judged again in the packet's direction; 2: against it (D15).
+    pub recheck: u8,
+    /// [`RuleEntry::flags`] of the rule that decided.
+    pub rule_flags: u8,
+    /// `hook` of the packet while `recheck` borrows the field.
+    pub saved_hook: u8,
+    /// Always zero.
+    pub pad: u8,
+    /// [`RuleEntry::identity`] of the rule that decided.
+    pub rule_identity: u32,
+    /// `endpoint` of the packet while `recheck` borrows the field.
+    pub saved_endpoint: u32,
+    /// `device_flags` of the packet while `recheck` borrows the field.
+    pub saved_device_flags: u32,
+    /// Always zero.
+    pub spare: u32,
+}
+
 /// Per-CPU working memory: the BPF stack has 512 bytes only.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -392,10 +464,16 @@ pub struct Scratch {
     pub packet: Packet,
     /// After the program ended: its decision.
     pub decision: Decision,
-    /// Keys that do not fit on the stack.
+    /// What is known of it.
+    pub facts: Facts,
+    /// Its flow's key.
     pub key: crate::flow::FlowKey,
-    /// Flow entry in work.
+    /// Its flow.
     pub flow: crate::flow::FlowEntry,
+    /// Its datagram's key, if it is a fragment.
+    pub fragment_key: crate::flow::FragmentKey,
+    /// Its datagram's record.
+    pub fragment: crate::flow::FragmentEntry,
     /// Event rate limit: second of the kernel clock.
     pub event_second: u64,
     /// Events in that second.

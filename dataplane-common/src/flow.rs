@@ -17,11 +17,15 @@ pub struct FlowKey {
     pub high_port: u16,
     /// IP protocol.
     pub protocol: u8,
-    /// 0, or for ICMP the request's type: a key space apart from ports.
+    /// 0, or for ICMP the request's type: a key space apart from ports. With [`SPACE_HIGH_ASKED`] the high end
+    /// sent the request: both ends may use one identifier for exchanges of their own.
     pub space: u8,
     /// Always zero.
     pub pad: [u8; 2],
 }
+
+/// See [`FlowKey::space`].
+pub const SPACE_HIGH_ASKED: u8 = 0x40;
 
 /// [`FlowEntry::flags`].
 pub mod flow_flag {
@@ -92,15 +96,22 @@ pub struct FlowEntry {
     pub state_original: u8,
     /// [`TcpState`] of the reply direction.
     pub state_reply: u8,
-    /// 1: a SYN on a confirmed flow waits for its answer.
+    /// A later SYN waits for its answer: 1, from the original direction; 2, from the reply direction.
     pub pending: u8,
+    /// Hook bits that admitted the SYN in `pending`.
+    pub pending_hooks: u8,
+    /// TCP: payload of the latest SYN of the original direction (fast open): its answer may acknowledge this too.
+    pub syn_payload: u16,
+    /// The same for the SYN in `pending`.
+    pub pending_payload: u16,
     /// Always zero.
-    pub pad: u8,
+    pub pad: u32,
     /// Room for D18 shares and NAT tuples of adopted flows.
-    pub spare: [u64; 4],
+    pub spare: [u64; 3],
 }
 
-/// Key of a fragmented datagram, device-independent (D36). `protocol` is 0 for IPv6.
+/// Key of a fragmented datagram, device-independent (D36). `protocol` is 0 for IPv6. The hook is part of it: what
+/// ingress admitted must still meet the list of egress.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct FragmentKey {
@@ -112,8 +123,10 @@ pub struct FragmentKey {
     pub id: u32,
     /// IPv4 only.
     pub protocol: u8,
+    /// A [`crate::abi::Hook`].
+    pub hook: u8,
     /// Always zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 /// What the first fragment got.

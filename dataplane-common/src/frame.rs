@@ -13,6 +13,8 @@ pub trait Frame {
     fn vlan_tag(&self) -> Option<u16>;
     /// `gso_size`: 0 unless this is a super-packet.
     fn gso_size(&self) -> u32;
-    /// Bytes of the whole buffer, link layer included. Only BIG TCP asks (D33).
-    fn buffer_len(&self) -> u32;
+    /// Bytes from the network header to the end of the packet.
+    fn network_len(&self) -> u32;
+    /// Packet type LOOPBACK: the kernel's own multicast, looped back to it (D29).
+    fn looped_back(&self) -> bool;
 }

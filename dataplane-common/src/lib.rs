@@ -17,6 +17,7 @@ pub mod packet;
 pub mod frame;
 pub mod parse;
 
+pub mod scan;
 pub mod tables;
 pub mod verdict;
 

@@ -87,6 +87,8 @@ pub mod flag {
     pub const INNER_BAD: u16 = 1 << 7;
     /// Neighbour discovery or MLD message that is long enough for its type (D7).
     pub const ND: u16 = 1 << 8;
+    /// The kernel's own multicast, looped back to it (D29).
+    pub const LOOPED: u16 = 1 << 9;
 }
 
 /// One parsed IP packet. Every field was read from the packet or is zero; nothing is assumed.
@@ -123,6 +125,8 @@ pub struct Packet {
     pub ttl: u8,
     /// Whole, first or later.
     pub fragment: FragmentPart,
+    /// ICMP type of the packet quoted in `inner`: which key space its identifier is in.
+    pub inner_icmp_type: u8,
     /// Always zero.
-    pub pad: [u8; 7],
+    pub pad: [u8; 6],
 }

@@ -29,6 +29,7 @@ pod!(
     abi::Counter,
     abi::RuleCounterKey,
     abi::Event,
+    abi::Facts,
     abi::Scratch,
     flow::FlowKey,
     flow::FlowEntry,

@@ -1,67 +1,96 @@
 //! The seam: what the decision asks of its tables. The kernel answers from BPF maps, tests from vectors.
 
-use crate::abi::{Control, DeviceEntry, EndpointEntry, ListKind, RuleEntry, Settings};
+use crate::abi::{DeviceEntry, ListEntry, ListKind, PortKey, PortRange, RuleEntry, Scratch};
 use crate::addr::Addr;
 use crate::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use crate::packet::Packet;
-
-/// A list scan's answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RuleHit {
-    /// The first final rule that matches: its index in the generation, and the rule.
-    Rule(u32, RuleEntry),
-    /// No rule of the list decides.
-    None,
-    /// A table is missing, or the scan reached its limit: closed.
-    Broken,
-}
+use crate::scan::Classes;
 
 /// Which of the three flow tables an entry lives in (D18).
+#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlowTable {
     /// A reply was seen.
-    Confirmed,
+    Confirmed = 0,
     /// Not yet.
-    Unconfirmed,
+    Unconfirmed = 1,
     /// Admitted by a failsafe.
-    Failsafe,
+    Failsafe = 2,
+}
+
+impl FlowTable {
+    /// In the order of lookup.
+    pub const ALL: [Self; 3] = [Self::Confirmed, Self::Unconfirmed, Self::Failsafe];
+}
+
+/// What the whole node has in common while one packet is judged, read once (D23).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodeState {
+    /// Clock, ns, the tests' offset included.
+    pub now_ns: u64,
+    /// [`crate::abi::Settings::generation`].
+    pub generation: u64,
+    /// [`crate::abi::Settings::flags`].
+    pub settings: u32,
+    /// [`crate::abi::Control::epoch`].
+    pub epoch: u32,
+    /// [`crate::abi::Control::grace_until_ns`].
+    pub record_only_until_ns: u64,
 }
 
 /// One generation, read once per packet (D23), and the state tables that outlive it.
 pub trait Tables {
-    /// The clock, ns.
-    fn now_ns(&self) -> u64;
-    /// The control word as read at the packet's start.
-    fn control(&self) -> Control;
-    /// Settings of the generation.
-    fn settings(&self) -> Option<Settings>;
-    /// The packet's device.
-    fn device(&self) -> Option<DeviceEntry>;
-    /// The endpoint at `index` (already minus one).
-    fn endpoint(&self, index: u32) -> Option<EndpointEntry>;
+    /// Clock, epoch and settings; `None`: the generation has no settings.
+    fn node(&self) -> Option<NodeState>;
+    /// A device.
+    fn device(&self, ifindex: u32) -> Option<DeviceEntry>;
+    /// The list of an endpoint (index already minus one): its index plus one, 0 for none. `None`: table missing.
+    fn list_of(&self, endpoint: u32, kind: ListKind) -> Option<u32>;
     /// `own_flag` bits of an address; 0 if it is not ours.
     fn own_addr(&self, addr: &Addr) -> u32;
     /// `frontend_flag` bits of (address, protocol, port); 0 if it is none.
     fn frontend(&self, addr: &Addr, protocol: u8, port: u16) -> u32;
+    /// A range of node ports (D3), by number.
+    fn node_ports(&self, number: u32) -> Option<PortRange>;
     /// Whether a failsafe of this direction holds for (protocol, port) with that peer.
     fn failsafe(&self, direction: u8, protocol: u8, port: u16, peer: &Addr) -> bool;
     /// Whether `peer` is another node's end of a tunnel of this protocol and port (D39).
     fn infra(&self, peer: &Addr, protocol: u8, port: u16) -> bool;
     /// Whether the kernel's own routing would forward this packet (D3).
     fn would_forward(&self, packet: &Packet) -> bool;
-    /// D27: whether the source routes elsewhere.
+    /// D27: whether the source routes to another device than this.
     fn spoofed(&self, packet: &Packet) -> bool;
-    /// The first final rule of `list` (index already minus one) that matches. Log rules on the way are reported.
-    fn first_match(&self, list: u32, kind: ListKind, packet: &Packet) -> RuleHit;
+    /// Class of an address; 0: in no set.
+    fn addr_class(&self, addr: &Addr) -> u32;
+    /// Class of a port; 0: no port rule.
+    fn port_class(&self, key: &PortKey) -> u32;
+    /// [`crate::scan::scan`] over list `list` (index already minus one), with the classes in `work.facts`.
+    fn scan(&self, list: u32, work: &Scratch) -> u64;
+    /// A rule of the generation.
+    fn rule(&self, index: u32) -> Option<RuleEntry>;
 
-    /// A flow, copied.
-    fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<FlowEntry>;
+    /// Copies a flow into `out`; false if there is none.
+    fn flow(&self, table: FlowTable, key: &FlowKey, out: &mut FlowEntry) -> bool;
     /// Writes a flow; false if there is no room.
     fn flow_put(&self, table: FlowTable, key: &FlowKey, entry: &FlowEntry) -> bool;
     /// Removes a flow.
     fn flow_remove(&self, table: FlowTable, key: &FlowKey);
-    /// A fragment record.
-    fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry>;
+    /// Copies a fragment record into `out`; false if there is none.
+    fn fragment(&self, key: &FragmentKey, out: &mut FragmentEntry) -> bool;
     /// Writes a fragment record.
     fn fragment_put(&self, key: &FragmentKey, entry: &FragmentEntry);
+}
+
+/// What a list scan reads.
+pub trait Rows {
+    /// A list of the generation.
+    fn list(&self, index: u32) -> Option<ListEntry>;
+    /// A word of the bitmap rows.
+    fn word(&self, index: u32) -> Option<u64>;
+    /// A rule.
+    fn rule(&self, index: u32) -> Option<RuleEntry>;
+    /// [`crate::scan::next_match`]; a call of its own, because the BPF verifier wants it so.
+    fn next(&self, list: u32, classes: Classes, position: u32) -> u64;
+    /// A rule matched that does not end the scan: Log, Skip, staged.
+    fn passed(&self, index: u32, rule: &RuleEntry);
 }

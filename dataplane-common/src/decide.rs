@@ -1,1 +1,0 @@
-//! The one decision (`architecture.md` §2).

@@ -1,1 +1,0 @@
-//! The parser: total, bounded, fail-closed (D19–D38).
