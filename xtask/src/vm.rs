@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -104,35 +104,31 @@ fn test_kernels(kernels: &[&Kernel]) -> Result<Outcome> {
     })
 }
 
-/// The static test program and the object that it loads.
+/// Static programs: the test (PID 1) and the agent.
 struct Test {
     program: PathBuf,
-    object: PathBuf,
+    agent: PathBuf,
 }
 
 fn build_test() -> Result<Test> {
     say("building the static test program for the VMs");
     let mut build = cargo(Duration::from_secs(1200));
-    build.args(["build", "--package", "tests", "--bin", "vmtest", "--target", TRIPLE]);
+    build.args([
+        "build",
+        "--package",
+        "tests",
+        "--bin",
+        "vmtest",
+        "--package",
+        "dataplane-user",
+        "--bin",
+        "portcullis",
+    ]);
+    build.args(["--target", TRIPLE]);
     build.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static");
     run::run(&mut build)?;
     let folder = target().join(TRIPLE).join("debug");
-    Ok(Test { program: folder.join("vmtest"), object: newest_object(&folder.join("build"))? })
-}
-
-/// The object that dataplane-user's build script left last.
-fn newest_object(folder: &Path) -> Result<PathBuf> {
-    let age = |path: &PathBuf| {
-        fs::metadata(path).and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
-    };
-    fs::read_dir(folder)?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path().join("out/portcullis-ebpf.o"))
-        .filter(|path| path.is_file())
-        .max_by_key(age)
-        .with_context(|| {
-            format!("no portcullis-ebpf.o below {}: was dataplane-user built?", folder.display())
-        })
+    Ok(Test { program: folder.join("vmtest"), agent: folder.join("portcullis") })
 }
 
 fn test_kernel(kernel: &Kernel, test: &Test) -> Result<(), Missing> {
@@ -146,10 +142,12 @@ fn test_kernel(kernel: &Kernel, test: &Test) -> Result<(), Missing> {
         say(&format!("kernel {}: the VM ended without a result; once more", kernel.version));
         console = boot(&files, &initramfs).map_err(failure)?;
     }
-    console
-        .lines()
-        .filter(|line| line.contains("VMTEST-"))
-        .for_each(|line| println!("{}: {line}", kernel.version));
+    for line in console.lines() {
+        // The firmware leaves control characters in front of the first line.
+        if let Some(at) = line.find("VMTEST-") {
+            println!("{}: {}", kernel.version, line[at..].trim());
+        }
+    }
     match result(&console) {
         Some("0") => Ok(()),
         Some(_) => Err(Missing::Failure(after(&console, "VMTEST-ERROR"))),
@@ -220,7 +218,9 @@ fn pack(files: &KernelFiles, test: &Test, to: &Path) -> Result<()> {
     }
     archive.console();
     archive.file("init", 0o755, &fs::read(&test.program)?);
-    archive.file("portcullis.o", 0o644, &fs::read(&test.object)?);
+    archive.folder("bin");
+    archive.file("bin/portcullis", 0o755, &fs::read(&test.agent)?);
+    pack_folder(&mut archive, &root().join("policies"), "policies")?;
     for (number, module) in files.modules.iter().enumerate() {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
         archive.file(&format!("modules/{number:02}-{name}"), 0o644, &fs::read(module)?);
@@ -228,10 +228,26 @@ fn pack(files: &KernelFiles, test: &Test, to: &Path) -> Result<()> {
     fs::write(to, archive.finish()).with_context(|| format!("cannot write {}", to.display()))
 }
 
+/// The scenarios with the manifests that they name.
+fn pack_folder(archive: &mut Archive, from: &Path, name: &str) -> Result<()> {
+    archive.folder(name);
+    let entries = fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            pack_folder(archive, &entry.path(), &name)?;
+        } else {
+            archive.file(&name, 0o644, &fs::read(entry.path())?);
+        }
+    }
+    Ok(())
+}
+
 /// TCG, not KVM: it works wherever qemu does, in a VM too, and a boot takes seconds.
 fn boot(files: &KernelFiles, initramfs: &Path) -> Result<String> {
-    let mut qemu = command("qemu-system-x86_64", Duration::from_secs(180));
-    qemu.args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "512", "-nodefaults", "-no-user-config"]);
+    let mut qemu = command("qemu-system-x86_64", Duration::from_secs(400));
+    qemu.args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "1024", "-nodefaults", "-no-user-config"]);
     qemu.args(["-nographic", "-serial", "stdio", "-no-reboot"]);
     qemu.arg("-kernel").arg(&files.image).arg("-initrd").arg(initramfs).current_dir(root());
     qemu.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable random.trust_cpu=on"]);

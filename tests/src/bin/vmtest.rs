@@ -1,17 +1,14 @@
 //! PID 1 of a VM with another kernel: do the programs load there, attach, and see packets? Ends with one line
 //! `VMTEST-RC=0`, or with another number and the reason above it, and powers the machine off.
 //!
-//! Everything is in the initramfs: this file, the kernel's modules in `/modules` (to be loaded in the order of
-//! their names), and the object with the programs.
+//! Everything is in the initramfs: this program with the embedded object, the kernel's modules in `/modules` (to be
+//! loaded in the order of their names), the agent's program, and the scenarios.
 
-use std::{fs, net::UdpSocket, time::Duration};
+use std::{fs, net::UdpSocket, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use aya::{
-    Ebpf, EbpfLoader,
-    programs::{ProgramError, SchedClassifier, TcAttachType, tc::qdisc_add_clsact},
-};
-use dataplane_common::names::{PROG_TC_EGRESS, PROG_TC_INGRESS};
+use aya::programs::ProgramError;
+use dataplane_common::abi::Hook;
 use nix::{
     kmod::{ModuleInitFlags, finit_module},
     mount::{MsFlags, mount},
@@ -20,10 +17,17 @@ use nix::{
         resource::{RLIM_INFINITY, Resource, setrlimit},
     },
 };
+use portcullis::loader::{
+    Dataplane, Error, LoadOptions,
+    attach::{Attacher, HOOKS, Mechanism, PinDir, program_name},
+};
 
-/// Present on every kernel, without modules.
+/// Present on every kernel, without modules; always number 1.
 const DEVICE: &str = "lo";
-const OBJECT: &str = "/portcullis.o";
+const DEVICE_INDEX: u32 = 1;
+const PINS: &str = "/sys/fs/bpf/portcullis";
+const AGENT: &str = "/bin/portcullis";
+const POLICIES: &str = "/policies";
 
 fn main() {
     if std::process::id() != 1 {
@@ -52,16 +56,50 @@ fn test() -> Result<()> {
     setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).context("RLIMIT_MEMLOCK")?;
     fs::write("/proc/sys/kernel/bpf_stats_enabled", "1").context("bpf_stats_enabled")?;
     bring_up(DEVICE)?;
-    let mut ebpf = EbpfLoader::new().load_file(OBJECT).context("the object cannot be loaded")?;
-    qdisc_add_clsact(DEVICE).context("clsact")?;
-    for (name, direction) in
-        [(PROG_TC_INGRESS, TcAttachType::Ingress), (PROG_TC_EGRESS, TcAttachType::Egress)]
-    {
-        attach(&mut ebpf, name, direction)?;
-    }
+    let mut dataplane = load()?;
+    attach(&mut dataplane)?;
     send_one_packet()?;
-    for name in [PROG_TC_INGRESS, PROG_TC_EGRESS] {
-        report(&ebpf, name)?;
+    for hook in HOOKS {
+        report(&mut dataplane, hook)?;
+    }
+    scenarios()
+}
+
+fn load() -> Result<Dataplane> {
+    match Dataplane::load(&LoadOptions { pin_dir: Some(PINS.into()) }) {
+        Ok(dataplane) => Ok(dataplane),
+        Err(Error::Program { name, source }) => match *source {
+            ProgramError::LoadError { io_error, verifier_log } => {
+                bail!(
+                    "{name}: {io_error}; the verifier's last words:\n{}",
+                    last_lines(&verifier_log.to_string(), 60)
+                )
+            }
+            other => Err(other).context(name),
+        },
+        Err(other) => Err(other.into()),
+    }
+}
+
+fn attach(dataplane: &mut Dataplane) -> Result<()> {
+    let pins = PinDir::open(Path::new(PINS), None)?;
+    let attacher = Attacher::new(&pins, Mechanism::of_this_kernel());
+    println!("VMTEST-MECHANISM {}", attacher.mechanism());
+    HOOKS.iter().try_for_each(|hook| attacher.attach(dataplane.program(*hook)?, *hook, DEVICE, DEVICE_INDEX))
+}
+
+/// Every scenario, by this kernel's own verdicts.
+fn scenarios() -> Result<()> {
+    let output =
+        Command::new(AGENT).args(["test", POLICIES, "--engine", "kernel"]).output().context(AGENT)?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let Some(last) = text.lines().rfind(|line| !line.trim().is_empty()) else {
+        bail!("`{AGENT} test` said nothing, so nothing was tested");
+    };
+    println!("VMTEST-SCENARIOS {last}");
+    if !output.status.success() {
+        bail!("scenarios: {}:\n{}", output.status, last_lines(&text, 60));
     }
     Ok(())
 }
@@ -105,23 +143,6 @@ fn bring_up(device: &str) -> Result<()> {
     Ok(())
 }
 
-fn attach(ebpf: &mut Ebpf, name: &str, direction: TcAttachType) -> Result<()> {
-    let program: &mut SchedClassifier =
-        ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?.try_into()?;
-    match program.load() {
-        Ok(()) => {}
-        Err(ProgramError::LoadError { io_error, verifier_log }) => {
-            bail!(
-                "{name}: {io_error}; the verifier's last words:\n{}",
-                last_lines(&verifier_log.to_string(), 60)
-            )
-        }
-        Err(error) => return Err(error).with_context(|| format!("{name} cannot be loaded")),
-    }
-    program.attach(DEVICE, direction).with_context(|| format!("{name} cannot be attached to {DEVICE}"))?;
-    Ok(())
-}
-
 fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
@@ -141,10 +162,9 @@ fn send_one_packet() -> Result<()> {
 }
 
 /// Instructions as the verifier counted them (from 5.16 on), the size after translation, and how often it ran.
-fn report(ebpf: &Ebpf, name: &str) -> Result<()> {
-    let program: &SchedClassifier =
-        ebpf.program(name).with_context(|| format!("the object has no program {name}"))?.try_into()?;
-    let info = program.info()?;
+fn report(dataplane: &mut Dataplane, hook: Hook) -> Result<()> {
+    let name = program_name(hook);
+    let info = dataplane.program(hook)?.info()?;
     let verified = info.verified_instruction_count().map_or("not told".to_owned(), |count| count.to_string());
     let instructions = info.size_translated().map_or("not told".to_owned(), |bytes| (bytes / 8).to_string());
     let runs = info.run_count();
