@@ -1,0 +1,238 @@
+//! `portcullis test`: runs scenario files.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::model::Model;
+use crate::scenario::engine::{Engine, Outcome};
+use crate::scenario::{LoadError, Scenario, ScenarioResult, StepResult, format, run as run_scenario, runner};
+
+/// Run scenario files: packets against policies, with the verdicts they must get
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Who judges. Default: both when this process may use BPF, else model
+    #[arg(long, value_enum)]
+    engine: Option<EngineChoice>,
+    /// How results are printed
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+    /// Scenario files, or folders of them
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EngineChoice {
+    /// The reference model: no privileges needed
+    Model,
+    /// The real programs, by BPF_PROG_TEST_RUN
+    Kernel,
+    /// Both, and they must agree
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// 0: all expectations held; 1: some did not; 2: something could not be read.
+pub fn run(args: TestArgs) -> ExitCode {
+    let choice = args.engine.unwrap_or_else(default_engine);
+    let (scenarios, mut unreadable) = collect(&args.paths);
+    let mut results = Vec::new();
+    for scenario in &scenarios {
+        let engines = engines(choice);
+        let mut engines = match engines {
+            Ok(engines) => engines,
+            Err(e) => {
+                eprintln!("error: the kernel engine cannot start: {e:#}");
+                eprintln!("  write --engine model to run without it");
+                return ExitCode::from(2);
+            }
+        };
+        match run_scenario(scenario, &mut engines) {
+            Ok(result) => {
+                if args.output == Output::Text {
+                    print_text(&result);
+                }
+                results.push(result);
+            }
+            Err(error) => unreadable.push(error),
+        }
+    }
+    let failed = results.iter().filter(|r| !r.passed).count();
+    let passed = results.len() - failed;
+    match args.output {
+        Output::Text => println!("{passed} passed, {failed} failed, {} unreadable", unreadable.len()),
+        Output::Json => println!("{:#}", json_of(&results, passed, failed)),
+    }
+    for error in &unreadable {
+        eprintln!("error: {error}");
+    }
+    match (unreadable.is_empty(), failed) {
+        (false, _) => ExitCode::from(2),
+        (true, 0) => ExitCode::SUCCESS,
+        (true, _) => ExitCode::from(1),
+    }
+}
+
+/// Both engines where BPF may be used; the reason on stderr where not.
+fn default_engine() -> EngineChoice {
+    match kernel_engine() {
+        Ok(_) => EngineChoice::Both,
+        Err(why) => {
+            eprintln!("note: only the reference model judges: {why:#}");
+            EngineChoice::Model
+        }
+    }
+}
+
+fn kernel_engine() -> anyhow::Result<Box<dyn Engine>> {
+    anyhow::bail!("this build has no kernel engine")
+}
+
+fn engines(choice: EngineChoice) -> anyhow::Result<Vec<Box<dyn Engine>>> {
+    let mut engines: Vec<Box<dyn Engine>> = Vec::new();
+    if choice != EngineChoice::Kernel {
+        engines.push(Box::new(Model::new()));
+    }
+    if choice != EngineChoice::Model {
+        engines.push(kernel_engine()?);
+    }
+    Ok(engines)
+}
+
+/// Every scenario of the paths, in order of their names.
+fn collect(paths: &[PathBuf]) -> (Vec<Scenario>, Vec<LoadError>) {
+    let (mut scenarios, mut errors) = (Vec::new(), Vec::new());
+    for path in paths {
+        let mut files = Vec::new();
+        if path.is_dir() {
+            if let Err(e) = walk(path, &mut files) {
+                errors.push(e);
+            }
+        } else {
+            files.push((path.clone(), true));
+        }
+        for (file, named) in files {
+            match load(&file, named) {
+                Ok(found) => scenarios.extend(found),
+                Err(e) => errors.push(e),
+            }
+        }
+        if path.is_dir() && scenarios.is_empty() && errors.is_empty() {
+            let message = "holds no Scenario in any *.yaml or *.yml file".into();
+            errors.push(LoadError { file: path.clone(), line: 0, message });
+        }
+    }
+    (scenarios, errors)
+}
+
+fn walk(folder: &Path, files: &mut Vec<(PathBuf, bool)>) -> Result<(), LoadError> {
+    let fail = |e: std::io::Error| LoadError {
+        file: folder.into(),
+        line: 0,
+        message: format!("cannot be read: {e}"),
+    };
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map_err(fail)?
+        .map(|e| e.map(|e| e.path()))
+        .collect::<Result<_, _>>()
+        .map_err(fail)?;
+    entries.sort();
+    for entry in entries {
+        let hidden = entry.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        if hidden {
+            continue;
+        }
+        if entry.is_dir() {
+            walk(&entry, files)?;
+        } else if entry.extension().is_some_and(|e| e == "yaml" || e == "yml") {
+            files.push((entry, false));
+        }
+    }
+    Ok(())
+}
+
+/// A file found in a folder may hold resources instead; one named outright must hold a scenario.
+fn load(file: &Path, named: bool) -> Result<Vec<Scenario>, LoadError> {
+    let fail = |message: String| LoadError { file: file.into(), line: 0, message };
+    let text = std::fs::read_to_string(file).map_err(|e| fail(format!("cannot be read: {e}")))?;
+    match (format::is_scenario(&text), named) {
+        (true, _) => format::parse(file, &text),
+        (false, false) => Ok(Vec::new()),
+        (false, true) => Err(fail("holds no document of kind Scenario".into())),
+    }
+}
+
+fn print_text(result: &ScenarioResult) {
+    let mark = if result.passed { "ok  " } else { "FAIL" };
+    println!("{mark} {} ({})", result.name, result.file.display());
+    for step in result.steps.iter().filter(|s| !s.passed()) {
+        print_failure(result, step);
+    }
+}
+
+fn print_failure(result: &ScenarioResult, step: &StepResult) {
+    let name = if step.name.is_empty() { String::new() } else { format!(" {:?}", step.name) };
+    println!("  {}:{}: step {}{name}", result.file.display(), step.line, step.index);
+    if let Some(expect) = &step.expected {
+        println!("    expected {}", json!(expect));
+    }
+    for (engine, outcome) in &step.outcomes {
+        println!("    got      {} ({engine})", runner::describe(outcome));
+    }
+    for failure in &step.failures {
+        println!("    {failure}");
+    }
+    for (engine, outcome) in &step.outcomes {
+        for line in &outcome.trace {
+            println!("      {engine}: {line}");
+        }
+    }
+}
+
+fn json_of(results: &[ScenarioResult], passed: usize, failed: usize) -> Value {
+    let scenarios: Vec<Value> = results
+        .iter()
+        .map(|r| {
+            let steps: Vec<Value> = r.steps.iter().map(json_of_step).collect();
+            json!({"file": r.file.display().to_string(), "name": r.name, "passed": r.passed, "steps": steps})
+        })
+        .collect();
+    json!({"scenarios": scenarios, "passed": passed, "failed": failed})
+}
+
+fn json_of_step(step: &StepResult) -> Value {
+    let mut value = json!({
+        "index": step.index,
+        "name": step.name,
+        "line": step.line,
+        "expected": step.expected,
+        "passed": step.passed(),
+    });
+    if !step.failures.is_empty() {
+        value["failures"] = json!(step.failures);
+    }
+    for (engine, outcome) in &step.outcomes {
+        value[*engine] = json_of_outcome(outcome);
+    }
+    value
+}
+
+fn json_of_outcome(o: &Outcome) -> Value {
+    json!({
+        "verdict": o.verdict,
+        "stage": o.stage,
+        "tier": o.tier,
+        "policy": o.policy,
+        "rule": o.rule,
+        "reason": o.reason,
+        "trace": o.trace,
+    })
+}
