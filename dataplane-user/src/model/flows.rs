@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dataplane_common::abi::Hook;
 
-use super::frame::{FIN, Packet, Part, Quoted, RST, SYN, Tcp};
+use super::frame::{ACK, FIN, Packet, Part, Quoted, RST, SYN, Tcp};
 use crate::policy::OnPolicyChange;
 use crate::scenario::engine::{FlowTuple, LiveFlow};
 
@@ -69,17 +69,17 @@ pub(crate) enum Way {
     Reply,
 }
 
-/// A connection's age, with the names and times of Linux conntrack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    SynSent,
-    SynRecv,
-    Established,
-    FinWait,
-    CloseWait,
-    LastAck,
-    TimeWait,
-    Close,
+/// How far one direction of a connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Side {
+    /// Nothing seen.
+    #[default]
+    Silent,
+    /// SYN, or SYN+ACK.
+    Opening,
+    Open,
+    Fin,
+    Reset,
 }
 
 /// The acknowledgement numbers that answer a SYN: with or without the data it carried.
@@ -91,6 +91,14 @@ fn answers(tcp: &Tcp, answer: Answer) -> bool {
 fn answer_to(syn: &Tcp) -> Answer {
     let first = syn.seq.wrapping_add(1);
     (first, first.wrapping_add(syn.payload))
+}
+
+/// An admitted SYN that changes nothing until the peer answers it.
+#[derive(Clone, Debug)]
+struct Pending {
+    way: Way,
+    answer: Answer,
+    hooks: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -111,10 +119,11 @@ pub(crate) struct Flow {
     pub hook: Hook,
     pub from: Option<String>,
     pub first: Option<Packet>,
-    state: State,
+    /// Original and reply direction.
+    sides: [Side; 2],
     syn: Option<Answer>,
-    /// A SYN on a confirmed flow, not yet answered (D16).
-    pending: Option<Answer>,
+    /// A SYN on a confirmed flow, in either direction, not yet answered (D16).
+    pending: Option<Pending>,
     /// Next sequence number of each direction, where known.
     next: [Option<u32>; 2],
     last_seen: Duration,
@@ -124,93 +133,124 @@ impl Flow {
     /// Times of Linux conntrack.
     fn lifetime(&self) -> Duration {
         Duration::from_secs(match self.id.protocol {
-            6 => match self.state {
-                State::SynSent | State::FinWait | State::TimeWait => 120,
-                State::SynRecv | State::CloseWait => 60,
-                State::Established => 432_000,
-                State::LastAck => 30,
-                State::Close => 10,
-            },
+            6 => self.tcp_lifetime(),
             17 | 136 if self.confirmed => 120,
-            1 | 58 => 30,
-            _ if self.confirmed => 600,
-            _ => 30,
+            17 | 136 | 1 | 58 => 30,
+            132 if self.confirmed => 210,
+            132 => 3,
+            _ => 600,
         })
+    }
+
+    fn tcp_lifetime(&self) -> u64 {
+        let any = |side| self.sides.contains(&side);
+        match self.sides {
+            _ if any(Side::Reset) => 10,
+            _ if any(Side::Fin) => 120,
+            [Side::Opening, Side::Silent] => 120,
+            [_, Side::Silent] => 300,
+            _ if any(Side::Opening) => 60,
+            _ => 432_000,
+        }
+    }
+
+    /// Whether nothing came back yet.
+    pub(crate) fn unanswered(&self) -> bool {
+        !self.confirmed && !self.midway && self.sides[1] == Side::Silent
     }
 
     /// Whether a reply to a half-open connection is a believable one (T-12).
     pub(crate) fn believable(&self, packet: &Packet) -> bool {
-        match (packet.tcp, self.confirmed || self.midway, self.syn) {
-            (Some(tcp), false, Some(syn)) => {
-                let kind = tcp.flags & SYN != 0 || tcp.flags & RST != 0;
-                kind && tcp.flags & super::frame::ACK != 0 && answers(&tcp, syn)
+        match (packet.tcp, self.unanswered(), self.syn) {
+            (Some(tcp), true, Some(syn)) => {
+                let kind = tcp.flags & (SYN | RST) != 0;
+                kind && tcp.flags & ACK != 0 && answers(&tcp, syn)
             }
             _ => true,
         }
     }
 
-    fn observe(&mut self, packet: &Packet, way: Way, now: Duration) {
-        match packet.tcp {
-            Some(tcp) => self.observe_tcp(&tcp, way),
-            None => self.confirmed |= way == Way::Reply,
+    /// Whether this is the SYN+ACK that the pending SYN waits for.
+    pub(crate) fn answers_pending(&self, packet: &Packet, way: Way) -> bool {
+        let (Some(tcp), Some(pending)) = (packet.tcp, &self.pending) else { return false };
+        pending.way != way && tcp.flags & (SYN | ACK) == SYN | ACK && answers(&tcp, pending.answer)
+    }
+
+    fn observe(&mut self, packet: &Packet, way: Way, hook: Hook, now: Duration) {
+        let Some(tcp) = packet.tcp else {
+            self.confirmed |= way == Way::Reply;
+            self.last_seen = now;
+            if way == Way::Original {
+                self.hooks |= hook.bit();
+            }
+            return;
+        };
+        if tcp.plain_syn() {
+            self.observe_syn(&tcp, way, hook, now);
+            return;
+        }
+        let mut way = way;
+        if self.answers_pending(packet, way) {
+            // The flow begins anew, in the direction of the SYN that is answered here.
+            if let Some(pending) = self.pending.take() {
+                if pending.way == Way::Reply {
+                    self.id = self.id.reversed();
+                    way = Way::Reply;
+                }
+                self.syn = Some(pending.answer);
+                self.hooks = pending.hooks;
+                self.sides = [Side::Opening, Side::Silent];
+                self.next = [Some(pending.answer.0), None];
+            }
+        }
+        self.observe_segment(&tcp, way);
+        if way == Way::Original {
+            self.hooks |= hook.bit();
         }
         self.last_seen = now;
     }
 
-    fn observe_tcp(&mut self, tcp: &Tcp, way: Way) {
-        if tcp.plain_syn() {
-            match (way, self.confirmed) {
-                (Way::Original, false) => {
-                    self.syn = Some(answer_to(tcp));
-                    self.midway = false;
-                    self.next[0] = Some(tcp.seq.wrapping_add(1 + tcp.payload));
-                }
-                (Way::Original, true) => self.pending = Some(answer_to(tcp)),
-                (Way::Reply, _) => {}
-            }
+    fn observe_syn(&mut self, tcp: &Tcp, way: Way, hook: Hook, now: Duration) {
+        let answer = answer_to(tcp);
+        if way == Way::Original && !self.confirmed && self.sides[1] == Side::Silent {
+            self.syn = Some(answer);
+            self.midway = false;
+            self.sides[0] = Side::Opening;
+            self.next[0] = Some(answer.0);
+            self.hooks |= hook.bit();
+            self.last_seen = now;
             return;
         }
+        let hooks = match &self.pending {
+            Some(p) if p.way == way && p.answer.0 == answer.0 => p.hooks | hook.bit(),
+            _ => hook.bit(),
+        };
+        self.pending = Some(Pending { way, answer, hooks });
+    }
+
+    fn observe_segment(&mut self, tcp: &Tcp, way: Way) {
         let side = usize::from(way == Way::Reply);
-        if tcp.flags & RST != 0 {
-            // A blind RST closes nothing (T-9).
-            let expected = self.next[side].is_none_or(|next| next == tcp.seq);
-            let answers_syn = way == Way::Reply && !self.confirmed;
-            if expected || answers_syn {
-                self.state = State::Close;
+        let first = self.sides[side] == Side::Silent;
+        let (syn, fin, rst) = (tcp.flags & SYN != 0, tcp.flags & FIN != 0, tcp.flags & RST != 0);
+        if rst {
+            // A blind RST ends nothing (T-9), and no RST confirms.
+            if first || self.next[side] == Some(tcp.seq) {
+                self.sides[side] = Side::Reset;
             }
             return;
         }
-        let syn_ack = tcp.flags & SYN != 0;
-        if way == Way::Reply && syn_ack && self.pending.is_some_and(|p| answers(tcp, p)) {
-            self.pending = None;
-            self.state = State::SynRecv;
-        } else if way == Way::Reply && !self.confirmed {
-            self.confirmed = true;
-            self.state = if syn_ack { State::SynRecv } else { State::Established };
-        } else {
-            self.state = self.after(tcp.flags & FIN != 0, way);
+        self.sides[side] = match self.sides[side] {
+            Side::Silent if syn => Side::Opening,
+            state if syn => state,
+            _ if fin => Side::Fin,
+            Side::Silent | Side::Opening => Side::Open,
+            state => state,
+        };
+        let end = tcp.seq.wrapping_add(tcp.payload + u32::from(fin) + u32::from(syn));
+        if first || self.next[side].is_none_or(|next| (end.wrapping_sub(next) as i32) > 0) {
+            self.next[side] = Some(end);
         }
-        let consumed = tcp.payload + u32::from(tcp.flags & FIN != 0) + u32::from(syn_ack);
-        self.next[side] = Some(tcp.seq.wrapping_add(consumed));
-    }
-
-    /// The next state after a FIN or a plain ACK.
-    fn after(&self, fin: bool, way: Way) -> State {
-        match (self.state, fin) {
-            (State::SynSent, _) => State::SynSent,
-            (State::SynRecv | State::Established | State::FinWait, true) if self.state != State::FinWait => {
-                State::FinWait
-            }
-            (State::FinWait | State::CloseWait | State::LastAck, true) => State::LastAck,
-            (State::SynRecv, false) if way == Way::Original => State::Established,
-            (State::FinWait, false) => State::CloseWait,
-            (State::LastAck, false) => State::TimeWait,
-            (state, _) => state,
-        }
-    }
-
-    fn finished(&self) -> bool {
-        matches!(self.state, State::TimeWait | State::Close)
+        self.confirmed |= way == Way::Reply;
     }
 }
 
@@ -223,6 +263,8 @@ pub(crate) struct Admission<'a> {
     pub recheck: Option<OnPolicyChange>,
     /// A failsafe, or grace: may begin with any packet.
     pub any_start: bool,
+    /// Policy has just judged it.
+    pub judged: bool,
 }
 
 /// All flows of the node.
@@ -256,18 +298,19 @@ impl Flows {
         let Some(id) = FlowId::of(packet) else { return };
         let syn = packet.tcp.is_some_and(|t| t.plain_syn());
         if let Some((flow, way)) = self.find(id, now) {
-            if way == Way::Reply && syn && flow.finished() {
-                let old = flow.id;
-                self.remove(old);
-            } else {
-                if way == Way::Original {
-                    flow.hooks |= admission.hook.bit();
+            if way == Way::Original || flow.believable(packet) || syn {
+                let key = flow.id;
+                if admission.judged && way == Way::Original {
+                    flow.epoch = admission.epoch;
                 }
-                if way == Way::Original || flow.believable(packet) {
-                    flow.observe(packet, way, now);
+                flow.observe(packet, way, admission.hook, now);
+                let turned = (flow.id != key).then(|| flow.clone());
+                if let Some(flow) = turned {
+                    self.flows.remove(&key);
+                    self.flows.insert(flow.id, flow);
                 }
-                return;
             }
+            return;
         }
         if !admission.any_start && !begins(packet) {
             return;
@@ -283,7 +326,7 @@ impl Flows {
             hook: admission.hook,
             from: admission.from.map(Into::into),
             first: Some(packet.clone()),
-            state: if syn { State::SynSent } else { State::Established },
+            sides: [if syn { Side::Opening } else { Side::Open }, Side::Silent],
             syn: None,
             pending: None,
             next: [None; 2],
@@ -293,7 +336,7 @@ impl Flows {
         if packet.icmp.is_some_and(|i| Some(i.kind) != icmp_request(packet.v6(), i.kind)) {
             return;
         }
-        flow.observe(packet, Way::Original, now);
+        flow.observe(packet, Way::Original, admission.hook, now);
         self.flows.insert(id, flow);
     }
 
@@ -314,7 +357,7 @@ impl Flows {
                     hook: Hook::Ingress,
                     from: None,
                     first: None,
-                    state: State::Established,
+                    sides: [Side::Open; 2],
                     syn: None,
                     pending: None,
                     next: [None; 2],

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use dataplane_common::abi::Hook;
 use dataplane_common::verdict::{Reason, Stage};
 
 use super::frame::{Packet, Part};
 use super::stages::{self, Judgement};
 
-type Key = (IpAddr, IpAddr, u32, u8);
+/// Per hook: a forwarded datagram meets policy at both.
+type Key = (IpAddr, IpAddr, u32, u8, u8);
 
 #[derive(Clone, Debug)]
 struct Record {
@@ -26,10 +28,10 @@ pub(crate) struct Fragments {
     records: BTreeMap<Key, Record>,
 }
 
-fn key(packet: &Packet) -> Key {
+fn key(packet: &Packet, hook: Hook) -> Key {
     // IPv4 tells datagrams apart by protocol too; IPv6 does not.
     let protocol = if packet.v6() { 0 } else { packet.header_protocol };
-    (packet.src, packet.dst, packet.fragment_id, protocol)
+    (packet.src, packet.dst, packet.fragment_id, protocol, hook.bit())
 }
 
 fn identity(packet: &Packet) -> (u16, u16) {
@@ -38,16 +40,13 @@ fn identity(packet: &Packet) -> (u16, u16) {
 
 impl Fragments {
     /// The verdict that records alone give, if they give one.
-    pub(crate) fn judge(&mut self, packet: &Packet, now: Duration) -> Option<Judgement> {
+    pub(crate) fn judge(&mut self, packet: &Packet, hook: Hook, now: Duration) -> Option<Judgement> {
         self.records.retain(|_, record| record.expires > now);
-        let record = self.records.get_mut(&key(packet));
+        let record = self.records.get_mut(&key(packet, hook));
         match (packet.part, record) {
             (Part::Whole, _) | (Part::First, None) => None,
             (Part::First, Some(record)) => {
-                if record.dead {
-                    return Some(stages::deny(Stage::Fragment, Reason::FragmentDenied));
-                }
-                if record.ports != identity(packet) {
+                if record.dead || record.ports != identity(packet) {
                     record.dead = true;
                     return Some(stages::deny(Stage::Malformed, Reason::FragmentRewrite));
                 }
@@ -56,7 +55,7 @@ impl Fragments {
             (Part::Later { .. }, None) => Some(stages::deny(Stage::Fragment, Reason::FragmentUnknown)),
             (Part::Later { offset }, Some(record)) => {
                 if record.dead {
-                    return Some(stages::deny(Stage::Fragment, Reason::FragmentDenied));
+                    return Some(stages::deny(Stage::Fragment, Reason::FragmentUnknown));
                 }
                 if offset < record.header_bytes {
                     record.dead = true;
@@ -69,8 +68,8 @@ impl Fragments {
         }
     }
 
-    /// Remembers what a first fragment got. A refusal is never turned into an admission.
-    pub(crate) fn record(&mut self, packet: &Packet, judgement: &Judgement, now: Duration) {
+    /// Remembers what a first fragment got.
+    pub(crate) fn record(&mut self, packet: &Packet, hook: Hook, judgement: &Judgement, now: Duration) {
         if packet.part != Part::First {
             return;
         }
@@ -82,13 +81,6 @@ impl Fragments {
             dead: false,
             expires: now + lives,
         };
-        self.records
-            .entry(key(packet))
-            .and_modify(|old| {
-                if old.judgement.allow {
-                    old.judgement = judgement.clone();
-                }
-            })
-            .or_insert(new);
+        self.records.insert(key(packet, hook), new);
     }
 }

@@ -14,6 +14,8 @@ pub(crate) enum Frame {
     /// Tagged with a VLAN id other than 0 (D28).
     OtherVlan,
     Malformed(Reason),
+    /// Source routes and routing headers (D31, D33): the headers alone give them away.
+    Martian(Reason),
     Ip(Box<Packet>),
 }
 
@@ -82,8 +84,6 @@ pub(crate) struct Packet {
     pub fragment_id: u32,
     /// First fragment: bytes of the L4 header, with the IPv6 headers of the fragmentable part (D36).
     pub header_bytes: usize,
-    pub source_route: bool,
-    pub bad_routing: bool,
 }
 
 impl Packet {
@@ -108,7 +108,10 @@ fn be32(b: &[u8], at: usize) -> Option<u32> {
 
 /// Reads an Ethernet frame.
 pub(crate) fn read(frame: &[u8]) -> Frame {
-    link(frame).unwrap_or_else(Frame::Malformed)
+    link(frame).unwrap_or_else(|reason| match reason {
+        Reason::SourceRoute | Reason::RoutingHeader => Frame::Martian(reason),
+        other => Frame::Malformed(other),
+    })
 }
 
 fn link(frame: &[u8]) -> Result<Frame, Reason> {
@@ -133,7 +136,9 @@ fn link(frame: &[u8]) -> Result<Frame, Reason> {
             0x86dd => return v6(&frame[at..]).map(|p| Frame::Ip(Box::new(p))),
             // 802.3: a length, then LLC; aa-aa-03 is SNAP, with an OUI and an ethertype behind (D20).
             0..0x0600 => {
-                let snap = frame.get(at..at + 3) == Some(&[0xaa, 0xaa, 0x03]);
+                let snap = frame
+                    .get(at..at + 3)
+                    .is_some_and(|b| b[0] & 0xfe == 0xaa && b[1] & 0xfe == 0xaa && b[2] == 3);
                 if snap && matches!(be16(frame, at + 6), Some(0x0800 | 0x86dd)) {
                     return Err(Reason::Snap);
                 }
@@ -163,8 +168,6 @@ fn empty(src: IpAddr, dst: IpAddr, protocol: u8, ttl: u8) -> Packet {
         part: Part::Whole,
         fragment_id: 0,
         header_bytes: 0,
-        source_route: false,
-        bad_routing: false,
     }
 }
 
@@ -188,7 +191,7 @@ fn v4(bytes: &[u8]) -> Result<Packet, Reason> {
     let address =
         |at: usize| IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(&header[at..at + 4]).unwrap_or([0; 4])));
     let mut packet = empty(address(12), address(16), header[9], header[8]);
-    packet.source_route = v4_options(&bytes[20..header_len])?;
+    v4_options(&bytes[20..header_len])?;
     let payload = &bytes[header_len..total];
     let (offset, more) = (usize::from(flags & 0x1fff) * 8, flags & 0x2000 != 0);
     packet.fragment_id = u32::from(be16(header, 4).unwrap_or(0));
@@ -199,13 +202,13 @@ fn v4(bytes: &[u8]) -> Result<Packet, Reason> {
     let mut at = 0;
     let mut headers = 0;
     while packet.protocol == 51 {
-        let size = (usize::from(*payload.get(at + 1).ok_or(Reason::Short)?) + 2) * 4;
+        let size = (usize::from(*payload.get(at + 1).ok_or(Reason::ShortL4)?) + 2) * 4;
         headers += 1;
+        if at + size > payload.len() {
+            return Err(Reason::ShortL4);
+        }
         if headers > 8 || at + size > 256 {
             return Err(Reason::ExtensionLimit);
-        }
-        if at + size > payload.len() {
-            return Err(Reason::Short);
         }
         packet.protocol = payload[at];
         at += size;
@@ -214,10 +217,9 @@ fn v4(bytes: &[u8]) -> Result<Packet, Reason> {
     Ok(packet)
 }
 
-/// Whether a source route stands in the options (D31).
-fn v4_options(options: &[u8]) -> Result<bool, Reason> {
+/// Lengths up to an end-of-list, and no source route (D31).
+fn v4_options(options: &[u8]) -> Result<(), Reason> {
     let mut at = 0;
-    let mut source_route = false;
     while at < options.len() {
         match options[at] {
             0 => break,
@@ -227,12 +229,14 @@ fn v4_options(options: &[u8]) -> Result<bool, Reason> {
                 if length < 2 || at + length > options.len() {
                     return Err(Reason::Ipv4Options);
                 }
-                source_route |= kind == 131 || kind == 137;
+                if kind == 131 || kind == 137 {
+                    return Err(Reason::SourceRoute);
+                }
                 at += length;
             }
         }
     }
-    Ok(source_route)
+    Ok(())
 }
 
 fn part(offset: usize, more: bool, length: usize) -> Result<Part, Reason> {
@@ -291,6 +295,9 @@ impl Chain {
         if !matches!(protocol, 0 | 43 | 44 | 51 | 60) {
             return Ok(false);
         }
+        if self.headers == 8 {
+            return Err(Reason::ExtensionLimit);
+        }
         if protocol == 0 && self.headers > 0 {
             return Err(Reason::ExtensionOrder);
         }
@@ -299,31 +306,34 @@ impl Chain {
             return Err(Reason::ExtensionOrder);
         }
         self.headers += 1;
-        if self.headers > 8 {
-            return Err(Reason::ExtensionLimit);
+        // In a first fragment a chain that is not whole is RFC 7112.
+        let short = if packet.part == Part::First { Reason::ShortL4 } else { Reason::Short };
+        let head = payload.get(self.at..self.at + 8).ok_or(short)?;
+        if protocol == 43 && (head[2] == 0 || head[3] != 0) {
+            return Err(Reason::RoutingHeader);
         }
-        let head = payload.get(self.at..self.at + 8).ok_or(Reason::Short)?;
         let size = match protocol {
             44 => 8,
             51 => (usize::from(head[1]) + 2) * 4,
             _ => (usize::from(head[1]) + 1) * 8,
         };
+        let rest = payload.get(self.at + size..).ok_or(short)?;
         if self.at + size > 256 {
             return Err(Reason::ExtensionLimit);
         }
-        let rest = payload.get(self.at + size..).ok_or(Reason::Short)?;
         match protocol {
-            43 => packet.bad_routing |= head[2] == 0 || head[3] != 0,
             44 => {
                 self.fragment_header = true;
                 let word = be16(head, 2).unwrap_or(0);
-                let this = part(usize::from(word & 0xfff8), word & 1 != 0, rest.len())?;
-                if this != Part::Whole {
-                    if packet.part == Part::Whole {
-                        packet.fragment_id = be32(head, 4).unwrap_or(0);
-                        self.fragmentable = self.at + 8;
+                let (offset, more) = (usize::from(word & 0xfff8), word & 1 != 0);
+                if offset > 0 || more {
+                    if packet.part != Part::Whole {
+                        // A fragment of a fragment: its upper layer is nowhere in this packet.
+                        return Err(Reason::ShortL4);
                     }
-                    packet.part = this;
+                    packet.part = part(offset, more, rest.len())?;
+                    packet.fragment_id = be32(head, 4).unwrap_or(0);
+                    self.fragmentable = self.at + 8;
                 }
             }
             _ => {}
@@ -351,7 +361,7 @@ fn upper(packet: &mut Packet, l4: &[u8], before: usize, fragment_header: bool) -
             8
         }
         (132, _) => {
-            if ports(packet, l4, 12)?.1 == 0 {
+            if ports(packet, l4, 16)?.1 == 0 {
                 return Err(Reason::PortZero);
             }
             packet.sctp_init = l4.get(12) == Some(&1);
@@ -388,7 +398,7 @@ fn tcp(packet: &mut Packet, l4: &[u8]) -> Result<usize, Reason> {
     }
     let flags = l4[13];
     let nonsense = (flags & SYN != 0 && flags & (FIN | RST) != 0)
-        || flags & 0x3f == 0
+        || flags & (FIN | SYN | RST | ACK) == 0
         || (flags & FIN != 0 && flags & ACK == 0);
     if nonsense {
         return Err(Reason::TcpFlags);

@@ -111,6 +111,7 @@ impl Engine for Model {
             Frame::NotIp { .. } => stages::allow(Stage::L2, Reason::NotIp),
             Frame::OtherVlan => stages::allow(Stage::L2, Reason::OtherVlan),
             Frame::Malformed(reason) => stages::deny(Stage::Malformed, *reason),
+            Frame::Martian(reason) => stages::deny(Stage::Martian, *reason),
             Frame::Ip(ip) => self.judge_ip(&node, &place, ip, &mut trace),
         };
         trace.push(format!("{}: {}", judgement.stage.name(), judgement.reason.doc()));
@@ -148,7 +149,7 @@ impl Model {
         let host = device.is_some_and(|d| !d.loopback)
             && !binding::is_workload(&self.world, &self.view, place.device);
         if host && binding::any_governed(&self.world, &self.view) {
-            self.record(place, packet, None, false);
+            self.record(place, packet, None, false, false);
         }
     }
 
@@ -158,6 +159,7 @@ impl Model {
         packet: &Packet,
         recheck: Option<OnPolicyChange>,
         any_start: bool,
+        judged: bool,
     ) {
         let admission = Admission {
             hook: place.hook,
@@ -166,6 +168,7 @@ impl Model {
             epoch: self.epoch,
             recheck,
             any_start,
+            judged,
         };
         self.flows.admitted(packet, &admission, self.now);
     }
@@ -180,11 +183,11 @@ impl Model {
         if let Some(judgement) = stages::martian(node, place, packet) {
             return judgement;
         }
-        if let Some(judgement) = self.fragments.judge(packet, self.now) {
+        if let Some(judgement) = self.fragments.judge(packet, place.hook, self.now) {
             return judgement;
         }
         let judgement = self.judge_whole(node, place, packet, trace);
-        self.fragments.record(packet, &judgement, self.now);
+        self.fragments.record(packet, place.hook, &judgement, self.now);
         judgement
     }
 
@@ -197,7 +200,7 @@ impl Model {
     ) -> Judgement {
         if let Some(judgement) = stages::failsafe(node, place, packet) {
             // The twin at egress only answers; it begins nothing.
-            self.record(place, packet, None, judgement.reason != Reason::FailsafeReply);
+            self.record(place, packet, None, judgement.reason != Reason::FailsafeReply, true);
             return judgement;
         }
         if let Some(judgement) = stages::untracked(node, place, packet, trace) {
@@ -209,7 +212,7 @@ impl Model {
         let grace = match self.flow(node, place, packet, trace) {
             FlowSays::Verdict(judgement) => {
                 if judgement.allow && judgement.reason != Reason::FlowRelated {
-                    self.record(place, packet, None, false);
+                    self.record(place, packet, None, false, false);
                 }
                 return judgement;
             }
@@ -217,7 +220,7 @@ impl Model {
         };
         let judgement = stages::policy(node, place, packet, trace);
         if judgement.allow {
-            self.record(place, packet, judgement.recheck, grace);
+            self.record(place, packet, judgement.recheck, grace, true);
         }
         judgement
     }
@@ -262,13 +265,16 @@ impl Model {
             // D16: judged again, in its own direction.
             return by_policy;
         }
+        if flow.answers_pending(packet, way) {
+            return FlowSays::Verdict(stages::allow(Stage::Flow, Reason::FlowReply));
+        }
         let passes = match way {
             Way::Original => flow.confirmed && flow.hooks & place.hook.bit() != 0,
             Way::Reply if !flow.believable(packet) => return invalid(Reason::TcpBadReply),
             Way::Reply => true,
         };
         if !passes {
-            let early = packet.tcp.is_some_and(|t| t.flags & RST == 0) && !flow.confirmed && !flow.midway;
+            let early = packet.tcp.is_some_and(|t| t.flags & RST == 0) && flow.unanswered();
             return if early { invalid(Reason::TcpBeforeReply) } else { by_policy };
         }
         let (id, old) = (flow.id, flow.epoch != self.epoch);

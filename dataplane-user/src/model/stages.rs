@@ -56,27 +56,24 @@ impl Place<'_> {
     }
 }
 
-/// Impossible packets (D7, D27, D29–D31, D33).
+/// Impossible packets (D7, D27, D29, D30).
 pub(crate) fn martian(node: &Node<'_>, place: &Place<'_>, packet: &Packet) -> Option<Judgement> {
     let from_wire = place.hook == Hook::Ingress && !node.is_loopback(place.device);
-    let addresses = from_wire.then(|| martian_addresses(node, packet)).flatten();
-    let reason = addresses.or_else(|| {
-        let icmp6 = packet.icmp6().map(|i| i.kind);
-        let redirect = packet.icmp4().is_some_and(|i| i.kind == 5) || icmp6 == Some(137);
-        if packet.source_route {
-            Some(Reason::SourceRoute)
-        } else if packet.bad_routing {
-            Some(Reason::RoutingHeader)
-        } else if matches!(icmp6, Some(133..=136)) && packet.ttl != 255 {
-            Some(Reason::NdHopLimit)
-        } else if redirect && place.hook == Hook::Ingress {
-            Some(Reason::Redirect)
-        } else if from_wire && node.spoofed(place, packet) {
-            Some(Reason::Spoofed)
-        } else {
-            None
-        }
-    })?;
+    let icmp6 = packet.icmp6().map(|i| i.kind);
+    let redirect = packet.icmp4().is_some_and(|i| i.kind == 5) || icmp6 == Some(137);
+    let reason = if matches!(icmp6, Some(133..=136)) && packet.ttl != 255 {
+        Reason::NdHopLimit
+    } else if redirect && place.hook == Hook::Ingress {
+        Reason::Redirect
+    } else if !from_wire {
+        return None;
+    } else if let Some(reason) = martian_addresses(node, packet) {
+        reason
+    } else if node.spoofed(place, packet) {
+        Reason::Spoofed
+    } else {
+        return None;
+    };
     Some(deny(Stage::Martian, reason))
 }
 
