@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::model::Model;
 use crate::scenario::engine::{Engine, Outcome};
+use crate::scenario::kernel::KernelEngine;
 use crate::scenario::{LoadError, Scenario, ScenarioResult, StepResult, format, run as run_scenario, runner};
 
 /// Run scenario files: packets against policies, with the verdicts they must get
@@ -83,17 +84,13 @@ pub fn run(args: TestArgs) -> ExitCode {
 
 /// Both engines where BPF may be used; the reason on stderr where not.
 fn default_engine() -> EngineChoice {
-    match kernel_engine() {
-        Ok(_) => EngineChoice::Both,
+    match KernelEngine::available() {
+        Ok(()) => EngineChoice::Both,
         Err(why) => {
-            eprintln!("note: only the reference model judges: {why:#}");
+            eprintln!("note: only the reference model judges: {why}");
             EngineChoice::Model
         }
     }
-}
-
-fn kernel_engine() -> anyhow::Result<Box<dyn Engine>> {
-    anyhow::bail!("this build has no kernel engine")
 }
 
 fn engines(choice: EngineChoice) -> anyhow::Result<Vec<Box<dyn Engine>>> {
@@ -102,7 +99,7 @@ fn engines(choice: EngineChoice) -> anyhow::Result<Vec<Box<dyn Engine>>> {
         engines.push(Box::new(Model::new()));
     }
     if choice != EngineChoice::Model {
-        engines.push(kernel_engine()?);
+        engines.push(Box::new(KernelEngine::new()?));
     }
     Ok(engines)
 }

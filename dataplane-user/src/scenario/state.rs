@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::format::{OneOrMany, Spec, Step};
 use crate::policy::{Problem, Severity, World};
-use crate::resource::{self, Document, ObjectKey, Store};
+use crate::resource::{self, Document, Store};
 
 /// What is applied at this point of the scenario.
 pub(crate) struct State {
@@ -38,7 +38,10 @@ impl State {
             problems.extend(wrong);
         }
         let mut store = Store::default();
+        // The store reports unreadable documents again.
         problems.extend(store.replace(documents).problems);
+        problems.sort();
+        problems.dedup();
         match errors(&problems).as_slice() {
             [] => Ok(Self { store }),
             all => Err((line, all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))),
@@ -56,10 +59,8 @@ impl State {
 
     /// Creates or updates documents; gives what did not go as the step expects.
     pub(crate) fn apply(&mut self, file: &str, text: &str, step: &Step) -> Vec<String> {
-        let (documents, mut problems) = resource::documents_from_str(file, text);
-        if errors(&problems).is_empty() {
-            problems.extend(self.store.apply(documents).problems);
-        }
+        let (documents, _) = resource::documents_from_str(file, text);
+        let problems = self.store.apply(documents).problems;
         let rejected: Vec<String> = errors(&problems).iter().map(ToString::to_string).collect();
         let warnings: Vec<String> =
             problems.iter().filter(|p| p.severity == Severity::Warning).map(ToString::to_string).collect();
@@ -80,12 +81,15 @@ impl State {
 
     /// Deletes `Kind/name` or `Kind/namespace/name`.
     pub(crate) fn delete(&mut self, name: &str) -> Result<(), String> {
-        let key = ObjectKey::parse(name)
-            .ok_or_else(|| format!("delete {name:?}: write Kind/name or Kind/namespace/name"))?;
-        if self.store.delete(key.kind, &key.namespace, &key.name) {
-            return Ok(());
+        let (kind, namespace, object) = match name.split('/').collect::<Vec<_>>().as_slice() {
+            [kind, object] => (*kind, "", *object),
+            [kind, namespace, object] => (*kind, *namespace, *object),
+            _ => return Err(format!("delete {name:?}: write Kind/name or Kind/namespace/name")),
+        };
+        match self.store.delete(kind, namespace, object) {
+            Ok(_) => Ok(()),
+            Err(problem) => Err(format!("delete {name:?}: {problem}")),
         }
-        Err(format!("delete {name:?}: there is no such object"))
     }
 }
 
