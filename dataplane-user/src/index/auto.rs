@@ -83,19 +83,10 @@ fn from_template(node: &Node, template: &AutoTemplate, view: &NodeView) -> Vec<H
             let Ok(pattern) = regex::Regex::new(pattern) else { return Vec::new() };
             let matching = view.devices.values().filter(|d| !d.loopback && pattern.is_match(&d.name));
             matching
-                .filter_map(|device| {
+                .map(|device| {
                     let ips: Vec<_> = device_addresses(device).filter(|ip| wanted(ip)).collect();
-                    if ips.is_empty() && !template.interface_cidrs.is_empty() {
-                        return None;
-                    }
                     let name = bounded(format!("{base}-{}-auto-hep", device.name));
-                    Some(endpoint(
-                        node,
-                        name,
-                        HepInterface::Named(device.name.clone()),
-                        ips,
-                        &template.labels,
-                    ))
+                    endpoint(node, name, HepInterface::Named(device.name.clone()), ips, &template.labels)
                 })
                 .collect()
         }
@@ -120,9 +111,8 @@ fn from_template(node: &Node, template: &AutoTemplate, view: &NodeView) -> Vec<H
     }
 }
 
-/// Addresses of a device but link-local ones, which say nothing about the node.
 fn device_addresses(device: &Device) -> impl Iterator<Item = IpAddr> + '_ {
-    device.addresses.iter().map(IpNet::addr).filter(|ip| !super::local::is_link_local(ip))
+    device.addresses.iter().map(IpNet::addr)
 }
 
 /// Calico's own addresses, then InternalIPs; each once.

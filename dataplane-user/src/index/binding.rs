@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::policy::{Device, HepInterface, HostEndpoint, NodeView, World};
 
-/// Calico's default `interfacePrefix`.
+/// Calico's default `interfacePrefix`: always a pod's, whatever names it (D47).
 const CALICO_PREFIX: &str = "cali";
 /// Prefixes that other CNIs give to the node's end of a pod's link (D47).
 const OTHER_PREFIXES: [&str; 5] = ["veth", "lxc", "eni", "gke", "azv"];
@@ -204,7 +204,7 @@ enum Kind {
 /// D47, D5 and `interfaceExclude`, decided once per node.
 struct DeviceKinds<'a> {
     view: &'a NodeView,
-    calico_prefixes: Vec<&'a str>,
+    configured_prefixes: Vec<&'a str>,
     excluded: Vec<Exclude<'a>>,
     named: BTreeSet<&'a str>,
 }
@@ -220,15 +220,13 @@ impl<'a> DeviceKinds<'a> {
             HepInterface::Named(name) => Some(name.as_str()),
             HepInterface::All | HepInterface::ByAddress => None,
         });
-        let calico_prefixes = match &world.felix.interface_prefixes {
-            Some(prefixes) => prefixes.iter().map(String::as_str).filter(|p| !p.is_empty()).collect(),
-            None => vec![CALICO_PREFIX],
-        };
+        let configured_prefixes = world.felix.interface_prefixes.iter().flatten();
+        let configured_prefixes = configured_prefixes.map(String::as_str).filter(|p| !p.is_empty()).collect();
         let excluded = match &world.felix.interface_exclude {
             Some(entries) => entries.iter().map(|e| Exclude::new(e)).collect(),
             None => vec![Exclude::Name(EXCLUDED)],
         };
-        Self { view, calico_prefixes, excluded, named: named.collect() }
+        Self { view, configured_prefixes, excluded, named: named.collect() }
     }
     fn of(&self, device: &Device) -> Kind {
         if device.loopback {
@@ -240,16 +238,14 @@ impl<'a> DeviceKinds<'a> {
         if self.is_workload(device) { Kind::Workload } else { Kind::Host }
     }
     fn is_workload(&self, device: &Device) -> bool {
-        if device.default_route {
-            return false;
-        }
-        if device.pod || self.calico_prefixes.iter().any(|p| device.name.starts_with(p)) {
+        if device.pod || device.name.starts_with(CALICO_PREFIX) {
             return true;
         }
-        if self.named.contains(device.name.as_str()) {
+        if device.default_route || self.named.contains(device.name.as_str()) {
             return false;
         }
-        if OTHER_PREFIXES.iter().any(|p| device.name.starts_with(p)) {
+        let mut prefixes = self.configured_prefixes.iter().copied().chain(OTHER_PREFIXES);
+        if prefixes.any(|p| device.name.starts_with(p)) {
             return true;
         }
         // A bridge has no bridge as a port, so this ends.

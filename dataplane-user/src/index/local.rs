@@ -11,14 +11,6 @@ use crate::policy::{Failsafe, NodeView, Protocol, World, defaults};
 /// Calico's device for IPVS: its addresses are the cluster's, not this node's, so no NodePort is there.
 const IPVS_DEVICE: &str = "kube-ipvs0";
 
-/// fe80::/10 or 169.254.0.0/16.
-pub fn is_link_local(ip: &IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(a) => a.is_link_local(),
-        IpAddr::V6(a) => a.is_unicast_link_local(),
-    }
-}
-
 /// Own addresses of every device and the broadcast addresses of their subnets, with `own_flag` bits (D1, D3).
 pub fn own_addresses(view: &NodeView) -> BTreeMap<IpNet, u32> {
     let mut own: BTreeMap<IpNet, u32> = BTreeMap::new();

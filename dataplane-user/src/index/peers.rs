@@ -8,6 +8,9 @@ use ipnet::IpNet;
 use super::sets::{SetId, Sets};
 use crate::policy::{HostEndpoint, Labels, PeerSelector, Pod, Protocol, World};
 
+/// The namespace that a pod or network set is in.
+const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
+
 /// Something that a rule's selector can match.
 struct Peer {
     labels: Labels,
@@ -140,17 +143,21 @@ impl Peer {
 
 fn pod_peer(pod: &Pod, world: &World) -> Peer {
     let mut inherited = namespace_labels(&pod.namespace, world);
-    inherited.insert("projectcalico.org/orchestrator".to_owned(), "k8s".to_owned());
-    let account = if pod.service_account.is_empty() { "default" } else { &pod.service_account };
-    inherited.insert("projectcalico.org/serviceaccount".to_owned(), account.to_owned());
-    inherited.insert("pcsa.projectcalico.org/name".to_owned(), account.to_owned());
-    let key = (pod.namespace.clone(), account.to_owned());
+    let account = &pod.service_account;
+    let key = (pod.namespace.clone(), account.clone());
     for (k, v) in world.service_accounts.get(&key).map(|a| &a.labels).into_iter().flatten() {
         inherited.insert(format!("pcsa.{k}"), v.clone());
     }
-    // The automatic labels cannot be overridden by the pod's own: they name where it really is.
-    let mut labels = pod.labels.clone();
-    labels.extend(inherited);
+    if !account.is_empty() {
+        inherited.insert("pcsa.projectcalico.org/name".to_owned(), account.clone());
+    }
+    let mut labels = with_inherited(&pod.labels, &inherited);
+    // These say where the pod really is; its own labels cannot.
+    labels.insert(NAMESPACE_LABEL.to_owned(), pod.namespace.clone());
+    labels.insert("projectcalico.org/orchestrator".to_owned(), "k8s".to_owned());
+    if !account.is_empty() {
+        labels.insert("projectcalico.org/serviceaccount".to_owned(), account.clone());
+    }
     let ports = pod.ports.iter().filter_map(|p| Some((p.name.clone()?, p.protocol, p.port))).collect();
     let nets = pod.ips.iter().map(|ip: &IpAddr| IpNet::from(*ip)).collect();
     Peer { labels, nets, global: false, ports }
@@ -163,7 +170,7 @@ fn namespace_labels(namespace: &str, world: &World) -> Labels {
         labels.insert(format!("pcns.{k}"), v.clone());
     }
     labels.insert("pcns.projectcalico.org/name".to_owned(), namespace.to_owned());
-    labels.insert("projectcalico.org/namespace".to_owned(), namespace.to_owned());
+    labels.insert(NAMESPACE_LABEL.to_owned(), namespace.to_owned());
     labels
 }
 

@@ -31,7 +31,8 @@ pub fn frontends(world: &World, view: &NodeView, own: &BTreeMap<IpNet, u32>) -> 
             }
             for (ip, number) in dialled {
                 if let Some(flags) = flags_for(&ip, &backends, own) {
-                    found.insert((ip, port.protocol, number), flags);
+                    // Two Services behind one frontend: LOCAL only when both are.
+                    found.entry((ip, port.protocol, number)).and_modify(|f| *f &= flags).or_insert(flags);
                 }
             }
         }
