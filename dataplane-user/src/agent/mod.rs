@@ -1,1 +1,277 @@
-//! agent
+//! The agent: a closed set of events drives one owner task: folder → store → snapshot → tables → maps → devices.
+//! Whatever fails is told, and what is in force stays in force (D22).
+
+mod devices;
+pub mod folder;
+mod gc;
+pub mod state;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::compile::{Tables, compile};
+use crate::index::Snapshot;
+use crate::loader::attach::{Attacher, Mechanism, PinDir};
+use crate::loader::link::Links;
+use crate::loader::{Dataplane, LoadOptions};
+use crate::policy::{NodeView, Problem, World};
+use folder::Folder;
+use state::State;
+
+/// What may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A file of the policies folder changed.
+    FolderChanged,
+    /// A device, address or route changed.
+    LinkChanged,
+    /// Time for what must not depend on notices alone, and for flow garbage.
+    Tick,
+    /// Asked to stop. Enforcement stays.
+    Signal,
+}
+
+/// How the agent runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub policies: PathBuf,
+    /// `HostEndpoint.spec.node` of this node.
+    pub node: String,
+    pub pin_dir: PathBuf,
+    /// `None`: found from the pin dir.
+    pub bpffs: Option<PathBuf>,
+    pub state_dir: PathBuf,
+    /// `None`: the best that the kernel has.
+    pub attach: Option<Mechanism>,
+}
+
+/// Changes that arrive together are handled together.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Nothing waits longer than this, however busy the sources are.
+const DEBOUNCE_MAX: Duration = Duration::from_millis(500);
+
+/// What is to be looked at again, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pending {
+    folder: bool,
+    links: bool,
+    /// First and latest notice.
+    since: Option<(Instant, Instant)>,
+}
+
+impl Pending {
+    fn note(&mut self, folder: bool, links: bool, now: Instant) {
+        self.folder |= folder;
+        self.links |= links;
+        self.since = Some((self.since.map_or(now, |(first, _)| first), now));
+    }
+    fn due(&self) -> Option<Instant> {
+        self.since.map(|(first, last)| (last + DEBOUNCE).min(first + DEBOUNCE_MAX))
+    }
+}
+
+/// Runs until a signal. The caller has a current-thread runtime with I/O and time.
+pub async fn run(options: Options) -> Result<()> {
+    let pin_dir = PinDir::open(&options.pin_dir, options.bpffs.as_deref())?;
+    std::fs::create_dir_all(&options.state_dir)
+        .with_context(|| format!("cannot create the state dir {}", options.state_dir.display()))?;
+    std::fs::read_dir(&options.policies).with_context(|| {
+        format!("cannot read the policies folder {}: create it, or name another with --policies", options.policies.display())
+    })?;
+    let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+    let (links, changes) = Links::connect()?;
+    let _watcher = watch::start(&options.policies, changes, sender)?;
+    let dataplane = Dataplane::load(&LoadOptions { pin_dir: Some(pin_dir.path().to_owned()) })?;
+    let mechanism = options.attach.unwrap_or_else(Mechanism::of_this_kernel);
+    let mut agent = Agent {
+        attacher: Attacher::new(&pin_dir, mechanism),
+        folder: Folder::new(options.policies.clone()),
+        options,
+        links,
+        dataplane,
+        view: NodeView::default(),
+        tables: None,
+        shown: String::new(),
+        since: SystemTime::now(),
+        trouble: BTreeMap::new(),
+    };
+    agent.view = agent.links.view(&agent.options.node).await?;
+    agent.folder.read();
+    agent.reconcile();
+    agent.turn(events).await;
+    Ok(())
+}
+
+struct Agent {
+    options: Options,
+    folder: Folder,
+    links: Links,
+    dataplane: Dataplane,
+    attacher: Attacher,
+    view: NodeView,
+    /// In force.
+    tables: Option<Tables>,
+    /// The last line on stdout.
+    shown: String,
+    /// When the generation in force began.
+    since: SystemTime,
+    /// Where → what the agent itself could not do, until it can.
+    trouble: BTreeMap<String, String>,
+}
+
+impl Agent {
+    async fn turn(&mut self, mut events: UnboundedReceiver<Event>) {
+        let mut pending = Pending::default();
+        loop {
+            let due = pending.due();
+            if due.is_some_and(|at| at <= Instant::now()) {
+                self.refresh(std::mem::take(&mut pending)).await;
+                continue;
+            }
+            let event = match due {
+                None => events.recv().await,
+                Some(at) => match tokio::time::timeout_at(at.into(), events.recv()).await {
+                    Ok(event) => event,
+                    Err(_) => continue,
+                },
+            };
+            match event {
+                Some(Event::FolderChanged) => pending.note(true, false, Instant::now()),
+                Some(Event::LinkChanged) => pending.note(false, true, Instant::now()),
+                Some(Event::Tick) => {
+                    pending.note(true, true, Instant::now());
+                    self.collect_flows();
+                }
+                // All senders are gone only when the watchers died: without them the agent is blind.
+                Some(Event::Signal) | None => break,
+            }
+        }
+        tracing::info!("stopped; what is in force stays in force (`portcullis detach` removes it)");
+    }
+
+    /// Reads again what changed, and works only when it really did.
+    async fn refresh(&mut self, pending: Pending) {
+        let mut changed = !self.trouble.is_empty();
+        if pending.links {
+            match self.links.view(&self.options.node).await {
+                Ok(view) => {
+                    self.trouble.remove("netlink");
+                    changed |= view != self.view;
+                    self.view = view;
+                }
+                Err(e) => self.fails("netlink", &e),
+            }
+        }
+        if pending.folder {
+            changed |= self.folder.read();
+        }
+        if changed {
+            self.reconcile();
+        }
+    }
+
+    /// Brings the kernel to what folder and node say. Tables first: no device gets a program that has none.
+    fn reconcile(&mut self) {
+        let snapshot = Snapshot::build(self.folder.world(), &self.view);
+        if self.must_not_replace(&snapshot) {
+            let text = "documents were rejected and no valid HostEndpoint is left, while an earlier agent left a \
+                        generation in force: it stays until the documents are repaired";
+            self.trouble.insert("folder".into(), text.into());
+            tracing::error!("{text}");
+        } else {
+            self.trouble.remove("folder");
+            self.enforce(&snapshot);
+        }
+        self.publish(&snapshot);
+    }
+
+    /// At the first look of a new agent a broken file must not lift what the last agent enforced (D22).
+    fn must_not_replace(&self, snapshot: &Snapshot) -> bool {
+        self.tables.is_none()
+            && snapshot.facts.governed.is_empty()
+            && self.dataplane.generations().number() > 0
+            && self.folder.problems().iter().any(is_error)
+    }
+
+    fn enforce(&mut self, snapshot: &Snapshot) {
+        let tables = match compile(snapshot) {
+            Ok(tables) => tables,
+            Err(e) => return self.fails("compile", &e.into()),
+        };
+        self.trouble.remove("compile");
+        if self.tables.as_ref() != Some(&tables) {
+            match self.begin().and_then(|()| Ok(self.dataplane.apply(&tables)?)) {
+                Ok(_) => {
+                    self.since = SystemTime::now();
+                    self.trouble.remove("maps");
+                    self.tables = Some(tables);
+                }
+                Err(e) => return self.fails("maps", &e),
+            }
+        }
+        self.attach(snapshot);
+    }
+
+    /// On a node without any generation: one that governs nothing, so that what follows makes devices governed and
+    /// begins their grace (D17); flows that live already are not cut.
+    fn begin(&mut self) -> Result<()> {
+        if self.dataplane.generations().number() == 0 {
+            let nothing = Snapshot::build(&World::default(), &self.view);
+            self.dataplane.apply(&compile(&nothing)?)?;
+        }
+        Ok(())
+    }
+
+    fn fails(&mut self, place: &str, error: &anyhow::Error) {
+        let text = format!("{error:#}");
+        if self.trouble.get(place) != Some(&text) {
+            tracing::error!(place, "{text}; what was in force stays in force");
+        }
+        self.trouble.insert(place.to_owned(), text);
+    }
+
+    /// The state file, and the line on stdout that people and tests wait for.
+    fn publish(&mut self, snapshot: &Snapshot) {
+        let state = State::new(self, snapshot);
+        let line = state.headline();
+        if line != self.shown {
+            let mut out = std::io::stdout().lock();
+            // Nobody may be listening, and that must not stop enforcement.
+            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+            self.shown = line;
+        }
+        match state.write(&self.options.state_dir) {
+            Ok(()) => drop(self.trouble.remove("state")),
+            Err(e) => self.fails("state", &e),
+        }
+    }
+}
+
+fn is_error(problem: &Problem) -> bool {
+    problem.severity == crate::policy::Severity::Error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_wait_for_quiet_but_never_for_long() {
+        let start = Instant::now();
+        let mut pending = Pending::default();
+        assert_eq!(pending.due(), None);
+        pending.note(true, false, start);
+        assert_eq!(pending.due(), Some(start + DEBOUNCE));
+        for step in 1..20 {
+            pending.note(false, true, start + Duration::from_millis(50 * step));
+        }
+        assert_eq!(pending.due(), Some(start + DEBOUNCE_MAX));
+        assert!(pending.folder && pending.links);
+    }
+}

@@ -28,21 +28,37 @@ const IPIP: u8 = 4;
 const SIT: u8 = 41;
 const GRE: u8 = 47;
 
-/// A connection to the kernel's network configuration.
+/// A connection to the kernel's network configuration, for views.
 pub struct Links {
     handle: Handle,
-    changes: UnboundedReceiver<Change>,
 }
 
-type Change = (
+/// Word of changes.
+pub struct Changes {
+    messages: UnboundedReceiver<Message>,
+}
+
+type Message = (
     rtnetlink::packet_core::NetlinkMessage<rtnetlink::packet_route::RouteNetlinkMessage>,
     rtnetlink::sys::SocketAddr,
 );
 
+impl Changes {
+    /// Waits for the next change of any device, address or route; takes all that are queued with it. False when the
+    /// connection ended.
+    pub async fn next(&mut self) -> bool {
+        if self.messages.next().await.is_none() {
+            return false;
+        }
+        while self.messages.try_recv().is_ok() {}
+        true
+    }
+}
+
 impl Links {
-    /// Connects and subscribes, so that no change between the first view and the first wait is lost. Needs a
-    /// running tokio runtime.
-    pub fn connect() -> Result<Self> {
+    /// Connects and subscribes at once, so that no change between the first view and the first wait is lost. Needs
+    /// a running tokio runtime.
+    pub fn connect() -> Result<(Self, Changes)> {
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -50,20 +66,10 @@ impl Links {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
         ];
-        let (connection, handle, changes) =
+        let (connection, handle, messages) =
             rtnetlink::new_multicast_connection(&groups).context("cannot open a netlink route socket")?;
         tokio::spawn(connection);
-        Ok(Self { handle, changes })
-    }
-
-    /// Waits for the next change of any device, address or route; takes all that are queued with it. False when the
-    /// connection ended.
-    pub async fn changed(&mut self) -> bool {
-        if self.changes.next().await.is_none() {
-            return false;
-        }
-        while self.changes.try_recv().is_ok() {}
-        true
+        Ok((Self { handle }, Changes { messages }))
     }
 
     /// The whole view, now.
@@ -329,7 +335,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_view_holds_the_loopback_device() {
-        let links = Links::connect().expect("netlink");
+        let (links, _changes) = Links::connect().expect("netlink");
         let view = links.view("n").await.expect("view");
         let lo = &view.devices["lo"];
         assert!(lo.loopback && !lo.no_link_layer && lo.ifindex > 0);

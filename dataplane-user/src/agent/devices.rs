@@ -1,0 +1,62 @@
+//! Which devices carry the programs (D42), and bringing that about.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use super::Agent;
+use crate::index::{DeviceBinding, Snapshot};
+use crate::loader::attach::HOOKS;
+
+/// All host devices once any host endpoint governs something here, so that replies find their flow; workload
+/// devices only where a `*` host endpoint covers them.
+pub(super) fn wanted(snapshot: &Snapshot) -> Vec<(&String, &DeviceBinding)> {
+    if snapshot.facts.governed.is_empty() {
+        return Vec::new();
+    }
+    let carries =
+        |d: &DeviceBinding| d.endpoint.is_some() || !(d.loopback || d.workload || d.excluded);
+    snapshot.devices.iter().filter(|(_, d)| carries(d)).collect()
+}
+
+impl Agent {
+    pub(super) fn attach(&mut self, snapshot: &Snapshot) {
+        let wanted = wanted(snapshot);
+        let numbers: BTreeSet<u32> = wanted.iter().map(|(_, d)| d.ifindex).collect();
+        match self.attacher.retain(&numbers) {
+            Ok(removed) => {
+                self.trouble.remove("detach");
+                for device in removed {
+                    self.trouble.remove(&format!("device {device}"));
+                    tracing::info!(device, "detached");
+                }
+            }
+            Err(e) => self.fails("detach", &e),
+        }
+        for (device, binding) in wanted {
+            if self.attacher.has(binding.ifindex) {
+                continue;
+            }
+            let place = format!("device {device}");
+            match self.attach_one(device, binding.ifindex) {
+                Ok(()) => {
+                    self.attacher.finished(device, binding.ifindex);
+                    self.trouble.remove(&place);
+                    tracing::info!(device, by = %self.attacher.mechanism(), "attached");
+                }
+                Err(e) => self.fails(&place, &e),
+            }
+        }
+        // A device that went away has no trouble any more.
+        let names: BTreeSet<String> = snapshot.devices.keys().map(|d| format!("device {d}")).collect();
+        self.trouble.retain(|place, _| !place.starts_with("device ") || names.contains(place));
+    }
+
+    fn attach_one(&mut self, device: &str, ifindex: u32) -> Result<()> {
+        for hook in HOOKS {
+            let program = self.dataplane.program(hook)?;
+            self.attacher.attach(program, hook, device, ifindex)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,321 @@
+//! What the agent says about itself: a JSON file that `status` reads, replaced as a whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{Agent, devices};
+use crate::index::Snapshot;
+use crate::policy::{Problem, Severity};
+
+/// Version of every JSON that we print or write.
+pub const API_VERSION: &str = "portcullis.dev/v1alpha1";
+const FILE: &str = "status.json";
+
+/// `status -o json`.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    pub api_version: String,
+    pub kind: String,
+    pub node: String,
+    /// Process of the agent that wrote this.
+    pub pid: u32,
+    /// 0: nothing in force yet.
+    pub generation: u64,
+    /// Unix seconds at which that generation began.
+    pub since: u64,
+    pub policies: PathBuf,
+    pub pin_dir: PathBuf,
+    /// `tcx` or `clsact`.
+    pub attached_by: String,
+    /// Devices that carry the programs.
+    pub attached: BTreeSet<String>,
+    /// Device → host endpoint.
+    pub governed: BTreeMap<String, String>,
+    /// Host devices that no host endpoint covers (D21).
+    pub unprotected: BTreeSet<String>,
+    pub workload: BTreeSet<String>,
+    /// Host endpoints of this node that bind nothing → why.
+    pub lost: BTreeMap<String, String>,
+    pub endpoints: Vec<EndpointState>,
+    pub empty_selectors: Vec<EmptySelectorState>,
+    /// Policies that select nothing that governs a device here.
+    pub idle_policies: Vec<String>,
+    /// Policies that select no host endpoint of any node (D43).
+    pub not_for_hosts: Vec<String>,
+    /// What the agent could not do: where → why. What was in force stays.
+    pub trouble: BTreeMap<String, String>,
+    pub problems: Vec<ProblemState>,
+    /// Rules of the generation in force.
+    pub rules: Vec<RuleState>,
+}
+
+/// A host endpoint that governs, and its policies.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointState {
+    pub name: String,
+    pub devices: BTreeSet<String>,
+    /// List → policies in the order of evaluation.
+    pub lists: BTreeMap<String, Vec<String>>,
+}
+
+/// D14: this rule matches nothing there.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EmptySelectorState {
+    pub policy: String,
+    pub path: String,
+    pub selector: String,
+}
+
+/// A finding about a document.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ProblemState {
+    pub severity: String,
+    pub file: String,
+    pub line: usize,
+    pub object: String,
+    pub path: String,
+    pub value: String,
+    pub message: String,
+}
+
+impl From<&Problem> for ProblemState {
+    fn from(p: &Problem) -> Self {
+        Self {
+            severity: severity_name(p.severity).to_owned(),
+            file: p.file.clone(),
+            line: p.line,
+            object: p.object.clone(),
+            path: p.path.clone(),
+            value: p.value.clone(),
+            message: p.message.clone(),
+        }
+    }
+}
+
+/// As JSON and tables write it.
+pub fn severity_name(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Note => "note",
+    }
+}
+
+/// What a rule counter's identity means.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleState {
+    pub identity: u32,
+    pub list: String,
+    pub tier: String,
+    /// Absent at the end of a tier.
+    pub policy: Option<String>,
+    pub index: Option<u32>,
+    pub action: Option<String>,
+}
+
+impl State {
+    pub(super) fn new(agent: &Agent, snapshot: &Snapshot) -> Self {
+        let facts = &snapshot.facts;
+        let attached = devices::wanted(snapshot)
+            .into_iter()
+            .filter(|(_, d)| agent.attacher.has(d.ifindex))
+            .map(|(n, _)| n.clone())
+            .collect();
+        Self {
+            api_version: API_VERSION.into(),
+            kind: "Status".into(),
+            node: snapshot.node.clone(),
+            pid: std::process::id(),
+            generation: agent.dataplane.generations().number(),
+            since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            policies: agent.options.policies.clone(),
+            pin_dir: agent.options.pin_dir.clone(),
+            attached_by: agent.attacher.mechanism().to_string(),
+            attached,
+            governed: facts.governed.clone(),
+            unprotected: facts.unprotected.clone(),
+            workload: facts.workload.clone(),
+            lost: facts.lost.iter().map(|l| (l.name.clone(), l.reason.to_string())).collect(),
+            endpoints: endpoints(snapshot),
+            empty_selectors: facts
+                .empty_selectors
+                .iter()
+                .map(|e| EmptySelectorState {
+                    policy: e.policy.as_ref().map_or_else(String::new, ToString::to_string),
+                    path: e.path.clone(),
+                    selector: e.text.clone(),
+                })
+                .collect(),
+            idle_policies: facts.idle_policies.iter().map(ToString::to_string).collect(),
+            not_for_hosts: facts.not_for_hosts.iter().map(ToString::to_string).collect(),
+            trouble: agent.trouble.clone(),
+            problems: agent.folder.problems().iter().map(ProblemState::from).collect(),
+            rules: rules(agent),
+        }
+    }
+
+    /// The line that people, tests and scripts wait for.
+    pub fn headline(&self) -> String {
+        if self.generation == 0 {
+            return "portcullis: nothing in force yet".into();
+        }
+        let generation = self.generation;
+        let failed: Vec<&str> =
+            self.governed.keys().filter(|d| !self.attached.contains(*d)).map(String::as_str).collect();
+        let on: Vec<String> = self
+            .governed
+            .iter()
+            .filter(|(d, _)| self.attached.contains(*d))
+            .map(|(d, hep)| format!("{d} (HostEndpoint/{hep})"))
+            .collect();
+        let mut line = if on.is_empty() {
+            format!("portcullis: generation {generation} in force on no device")
+        } else {
+            format!("portcullis: generation {generation} in force on {}", on.join(", "))
+        };
+        if self.governed.is_empty() {
+            line += &format!(": no HostEndpoint binds a device of node {:?}", self.node);
+        }
+        if !failed.is_empty() {
+            line += &format!("; NOT on {}", failed.join(", "));
+        }
+        line
+    }
+
+    /// Replaces the file as a whole.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        let mut text = serde_json::to_vec_pretty(self).context("cannot write the state as JSON")?;
+        text.push(b'\n');
+        let next = dir.join(format!(".{FILE}.next"));
+        let mut file =
+            fs::File::create(&next).with_context(|| format!("cannot create {}", next.display()))?;
+        file.write_all(&text).with_context(|| format!("cannot write {}", next.display()))?;
+        fs::rename(&next, &path).with_context(|| format!("cannot replace {}", path.display()))
+    }
+
+    /// What an agent wrote last.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(FILE);
+        let text = fs::read(&path).with_context(|| {
+            format!("cannot read {}: no agent ran with this --state-dir yet (`portcullis run`)", path.display())
+        })?;
+        serde_json::from_slice(&text).with_context(|| {
+            format!("{} is of another version; restart the agent with this portcullis", path.display())
+        })
+    }
+
+    /// Whether the agent that wrote it still runs.
+    pub fn agent_runs(&self) -> bool {
+        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
+        name.trim() == "portcullis"
+    }
+
+    /// Seconds since the generation began.
+    pub fn age(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()).saturating_sub(self.since)
+    }
+}
+
+fn endpoints(snapshot: &Snapshot) -> Vec<EndpointState> {
+    snapshot
+        .endpoints
+        .iter()
+        .map(|e| EndpointState {
+            name: e.name.clone(),
+            devices: snapshot
+                .facts
+                .governed
+                .iter()
+                .filter(|(_, hep)| **hep == e.name)
+                .map(|(d, _)| d.clone())
+                .collect(),
+            lists: e
+                .lists
+                .iter()
+                .map(|(key, list)| {
+                    let policies =
+                        list.tiers.iter().flat_map(|t| &t.policies).map(|p| p.id.to_string()).collect();
+                    (format!("{:?}", key.0), policies)
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+fn rules(agent: &Agent) -> Vec<RuleState> {
+    let Some(tables) = &agent.tables else { return Vec::new() };
+    tables
+        .names
+        .rules
+        .iter()
+        .map(|r| RuleState {
+            identity: r.identity,
+            list: format!("{:?}", r.list),
+            tier: r.tier.clone(),
+            policy: r.policy.as_ref().map(ToString::to_string),
+            index: r.index,
+            action: r.action.map(|a| format!("{a:?}")),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        State {
+            api_version: API_VERSION.into(),
+            kind: "Status".into(),
+            node: "node1".into(),
+            pid: 1,
+            generation: 3,
+            since: 0,
+            policies: "/p".into(),
+            pin_dir: "/b".into(),
+            attached_by: "tcx".into(),
+            attached: BTreeSet::from(["eth0".into()]),
+            governed: BTreeMap::from([("eth0".into(), "node1-eth0".into())]),
+            unprotected: BTreeSet::new(),
+            workload: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            endpoints: Vec::new(),
+            empty_selectors: Vec::new(),
+            idle_policies: Vec::new(),
+            not_for_hosts: Vec::new(),
+            trouble: BTreeMap::new(),
+            problems: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_headline_never_claims_a_device_that_is_not_attached() {
+        let mut state = state();
+        assert_eq!(
+            state.headline(),
+            "portcullis: generation 3 in force on eth0 (HostEndpoint/node1-eth0)"
+        );
+        state.attached.clear();
+        assert_eq!(state.headline(), "portcullis: generation 3 in force on no device; NOT on eth0");
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        state().write(dir.path()).unwrap();
+        assert_eq!(State::load(dir.path()).unwrap(), state());
+    }
+}

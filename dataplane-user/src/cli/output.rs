@@ -1,0 +1,60 @@
+//! Tables as kubectl prints them, and input from files or stdin.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use comfy_table::{Table, presets};
+
+use crate::policy::{Problem, Severity};
+use crate::resource::{Document, documents_from_path, documents_from_str};
+
+/// Prints columns without lines, two spaces apart.
+pub fn print_table(header: &[&str], rows: Vec<Vec<String>>) -> Result<()> {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    let last = header.len().saturating_sub(1);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if index == last { 0 } else { 2 }));
+    }
+    print_lines(table.lines())
+}
+
+/// Prints lines without trailing blanks.
+pub fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{}", line.as_ref().trim_end())?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Prints JSON.
+pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    print_lines([serde_json::to_string_pretty(value)?])
+}
+
+/// Reads a file, a folder, or stdin for `-`.
+pub fn read_documents(path: &Path) -> Result<Vec<Document>> {
+    if path.as_os_str() != "-" {
+        std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        return Ok(documents_from_path(path).0);
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("cannot read stdin")?;
+    Ok(documents_from_str("<stdin>", &text).0)
+}
+
+/// Tells every problem on stderr. True when one is an error.
+pub fn tell<'a>(problems: impl IntoIterator<Item = &'a Problem>) -> bool {
+    let mut bad = false;
+    for problem in problems {
+        eprintln!("{problem}");
+        bad |= problem.severity == Severity::Error;
+    }
+    bad
+}
