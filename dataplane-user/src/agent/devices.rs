@@ -14,8 +14,7 @@ pub(super) fn wanted(snapshot: &Snapshot) -> Vec<(&String, &DeviceBinding)> {
     if snapshot.facts.governed.is_empty() {
         return Vec::new();
     }
-    let carries =
-        |d: &DeviceBinding| d.endpoint.is_some() || !(d.loopback || d.workload || d.excluded);
+    let carries = |d: &DeviceBinding| d.endpoint.is_some() || !(d.loopback || d.workload || d.excluded);
     snapshot.devices.iter().filter(|(_, d)| carries(d)).collect()
 }
 

@@ -82,7 +82,10 @@ pub async fn run(options: Options) -> Result<()> {
     std::fs::create_dir_all(&options.state_dir)
         .with_context(|| format!("cannot create the state dir {}", options.state_dir.display()))?;
     std::fs::read_dir(&options.policies).with_context(|| {
-        format!("cannot read the policies folder {}: create it, or name another with --policies", options.policies.display())
+        format!(
+            "cannot read the policies folder {}: create it, or name another with --policies",
+            options.policies.display()
+        )
     })?;
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let (links, changes) = Links::connect()?;

@@ -209,7 +209,10 @@ impl State {
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
         let text = fs::read(&path).with_context(|| {
-            format!("cannot read {}: no agent ran with this --state-dir yet (`portcullis run`)", path.display())
+            format!(
+                "cannot read {}: no agent ran with this --state-dir yet (`portcullis run`)",
+                path.display()
+            )
         })?;
         serde_json::from_slice(&text).with_context(|| {
             format!("{} is of another version; restart the agent with this portcullis", path.display())
@@ -304,10 +307,7 @@ mod tests {
     #[test]
     fn the_headline_never_claims_a_device_that_is_not_attached() {
         let mut state = state();
-        assert_eq!(
-            state.headline(),
-            "portcullis: generation 3 in force on eth0 (HostEndpoint/node1-eth0)"
-        );
+        assert_eq!(state.headline(), "portcullis: generation 3 in force on eth0 (HostEndpoint/node1-eth0)");
         state.attached.clear();
         assert_eq!(state.headline(), "portcullis: generation 3 in force on no device; NOT on eth0");
     }

@@ -43,9 +43,9 @@ fn folder(policies: &Path, sender: UnboundedSender<Event>) -> Result<Recommended
         }
     };
     let mut watcher = notify::recommended_watcher(notice).context("cannot watch files (inotify)")?;
-    watcher
-        .watch(policies, RecursiveMode::Recursive)
-        .with_context(|| format!("cannot watch {}; is fs.inotify.max_user_watches too low?", policies.display()))?;
+    watcher.watch(policies, RecursiveMode::Recursive).with_context(|| {
+        format!("cannot watch {}; is fs.inotify.max_user_watches too low?", policies.display())
+    })?;
     Ok(watcher)
 }
 

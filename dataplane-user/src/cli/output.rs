@@ -12,7 +12,7 @@ use crate::resource::{Document, documents_from_path, documents_from_str};
 /// Prints columns without lines, two spaces apart.
 pub fn print_table(header: &[&str], rows: Vec<Vec<String>>) -> Result<()> {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(header.iter().copied());
     for row in rows {
         table.add_row(row);

@@ -45,7 +45,9 @@ fn lines(state: &State) -> Vec<String> {
         out.push(format!("DEGRADED: {errors} errors in documents; their last good versions stay in force"));
     }
     if !state.agent_runs() {
-        out.push("NO AGENT: the agent is not running; what it put in force stays in force, without updates".into());
+        out.push(
+            "NO AGENT: the agent is not running; what it put in force stays in force, without updates".into(),
+        );
     }
     out.extend(state.trouble.iter().map(|(place, why)| format!("TROUBLE: {place}: {why}")));
     out.push(format!(

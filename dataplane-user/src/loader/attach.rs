@@ -386,6 +386,10 @@ fn remove_tree(dir: &Path) -> Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
         let entry = entry.with_context(|| format!("cannot list {}", dir.display()))?;
+        // The kernel's own files at the root of a bpffs cannot be removed, and are nobody's pins.
+        if ["maps.debug", "progs.debug"].iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             count += remove_tree(&entry.path())?;
         } else {
