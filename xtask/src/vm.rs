@@ -161,8 +161,11 @@ fn result(console: &str) -> Option<&str> {
     console.lines().find_map(|line| line.trim().strip_prefix("VMTEST-RC="))
 }
 
+/// From the mark up to the result.
 fn after(console: &str, mark: &str) -> String {
-    console.find(mark).map_or_else(|| tail(console, 30), |at| console[at..].trim().to_owned())
+    let Some(at) = console.find(mark) else { return tail(console, 30) };
+    let message = &console[at + mark.len()..];
+    message.split("VMTEST-RC=").next().unwrap_or(message).trim().to_owned()
 }
 
 fn tail(text: &str, count: usize) -> String {
