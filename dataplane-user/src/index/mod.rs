@@ -12,6 +12,8 @@ pub mod peers;
 pub mod rules;
 pub mod services;
 pub mod sets;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
