@@ -139,15 +139,17 @@ impl Store {
     }
 
     /// Takes an object away. `kind` may be a short name; `namespace` is ignored for kinds that have none.
-    pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) -> Result<StoredObject, Problem> {
-        let fail = |message: String| Problem {
-            severity: Severity::Error,
-            file: String::new(),
-            line: 0,
-            object: format!("{kind}/{name}"),
-            path: String::new(),
-            value: String::new(),
-            message,
+    pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) -> Result<StoredObject, Box<Problem>> {
+        let fail = |message: String| {
+            Box::new(Problem {
+                severity: Severity::Error,
+                file: String::new(),
+                line: 0,
+                object: format!("{kind}/{name}"),
+                path: String::new(),
+                value: String::new(),
+                message,
+            })
         };
         let known =
             Kind::from_name(kind).ok_or_else(|| fail("is no kind that this program reads".to_owned()))?;
