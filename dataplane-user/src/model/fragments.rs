@@ -15,7 +15,7 @@ type Key = (IpAddr, IpAddr, u32, u8, u8);
 
 #[derive(Clone, Debug)]
 struct Record {
-    judgement: Judgement,
+    allowed: bool,
     header_bytes: usize,
     ports: (u16, u16),
     dead: bool,
@@ -55,15 +55,16 @@ impl Fragments {
             (Part::Later { .. }, None) => Some(stages::deny(Stage::Fragment, Reason::FragmentUnknown)),
             (Part::Later { offset }, Some(record)) => {
                 if record.dead {
-                    return Some(stages::deny(Stage::Fragment, Reason::FragmentUnknown));
+                    return Some(stages::deny(Stage::Fragment, Reason::FragmentDenied));
                 }
                 if offset < record.header_bytes {
                     record.dead = true;
                     return Some(stages::deny(Stage::Malformed, Reason::FragmentOverlap));
                 }
-                let first = record.judgement.clone();
-                let reason = if first.allow { Reason::FragmentAllowed } else { Reason::FragmentDenied };
-                Some(Judgement { stage: Stage::Fragment, reason, ..first })
+                Some(match record.allowed {
+                    true => stages::allow(Stage::Fragment, Reason::FragmentAllowed),
+                    false => stages::deny(Stage::Fragment, Reason::FragmentDenied),
+                })
             }
         }
     }
@@ -75,7 +76,7 @@ impl Fragments {
         }
         let lives = Duration::from_secs(if packet.v6() { 60 } else { 30 });
         let new = Record {
-            judgement: judgement.clone(),
+            allowed: judgement.allow,
             header_bytes: packet.header_bytes,
             ports: identity(packet),
             dead: false,

@@ -312,6 +312,6 @@ impl Model {
             return None;
         }
         self.flows.remove(id);
-        Some(Judgement { stage: Stage::Flow, reason: Reason::FlowRechecked, ..judgement })
+        Some(stages::deny(Stage::Flow, Reason::FlowRechecked))
     }
 }
