@@ -1,9 +1,13 @@
 //! The command line. Data goes to stdout, talk to stderr. Each subcommand is a file of its name.
 
+mod apply;
+mod delete;
 mod detach;
+mod get;
 mod output;
 mod run;
 mod status;
+mod test;
 mod validate;
 
 use std::process::ExitCode;
@@ -27,6 +31,10 @@ const EXIT_CODES: &str = "Exit codes: 0 done, or the answer is yes (valid, allow
 enum Command {
     Run(run::RunArgs),
     Validate(validate::ValidateArgs),
+    Apply(apply::ApplyArgs),
+    Delete(delete::DeleteArgs),
+    Get(get::GetArgs),
+    Test(test::TestArgs),
     Status(status::StatusArgs),
     Detach(detach::DetachArgs),
 }
@@ -45,6 +53,10 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Validate(args) => validate::run(&args),
+        Command::Apply(args) => apply::run(&args),
+        Command::Delete(args) => delete::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::Test(args) => return test::run(args),
         Command::Status(args) => status::run(&args),
         Command::Detach(args) => detach::run(&args),
     };
