@@ -3,6 +3,7 @@
 mod apply;
 mod delete;
 mod detach;
+mod explain;
 mod get;
 mod output;
 mod run;
@@ -34,6 +35,7 @@ enum Command {
     Apply(apply::ApplyArgs),
     Delete(delete::DeleteArgs),
     Get(get::GetArgs),
+    Explain(explain::ExplainArgs),
     Test(test::TestArgs),
     Status(status::StatusArgs),
     Detach(detach::DetachArgs),
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Apply(args) => apply::run(&args),
         Command::Delete(args) => delete::run(&args),
         Command::Get(args) => get::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Test(args) => return test::run(args),
         Command::Status(args) => status::run(&args),
         Command::Detach(args) => detach::run(&args),

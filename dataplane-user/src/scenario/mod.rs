@@ -11,3 +11,9 @@ mod state;
 
 pub use format::{LoadError, Scenario};
 pub use runner::{ScenarioResult, StepResult, run};
+
+/// The frame that a description means, alone on the wire (`explain`).
+pub fn frame_of(spec: &format::PacketSpec) -> Result<Vec<u8>, String> {
+    let macs = packet::Macs { src: [2, 0, 0, 0, 0, 1], dst: [2, 0, 0, 0, 0, 2] };
+    packet::frame(spec, macs, &mut conversation::Conversations::default())
+}

@@ -1,0 +1,146 @@
+//! `portcullis explain`: what would become of a packet that begins a connection, and why.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, ValueEnum};
+use dataplane_common::abi::Hook;
+use serde_json::{Map, Value, json};
+
+use super::Answer;
+use super::output::{print_json, print_lines, read_documents, tell};
+use super::run::hostname;
+use crate::agent::state::API_VERSION;
+use crate::loader::link::Links;
+use crate::model::Model;
+use crate::policy::{NodeView, Severity};
+use crate::resource::Store;
+use crate::scenario::engine::{Engine, Outcome, PacketIn};
+use crate::scenario::{format::PacketSpec, frame_of};
+
+/// Say what policy does with the first packet of a connection, which rule decides, and every rule looked at.
+/// Judged by the reference model, on this node's devices and addresses
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Device that receives the packet
+    #[arg(long = "in", value_name = "DEV", required_unless_present = "out", conflicts_with = "out")]
+    ingress: Option<String>,
+    /// Device that sends it
+    #[arg(long, value_name = "DEV")]
+    out: Option<String>,
+    /// With --out: the device that a forwarded packet came from. Default: a local process sends it
+    #[arg(long, value_name = "DEV", requires = "out")]
+    forwarded_from: Option<String>,
+    /// Source address
+    #[arg(long, value_name = "IP")]
+    from: IpAddr,
+    /// Destination address, before any DNAT
+    #[arg(long, value_name = "IP")]
+    to: IpAddr,
+    /// tcp, udp, icmp, icmpv6, sctp, udplite, or a number
+    #[arg(long, default_value = "tcp")]
+    proto: String,
+    #[arg(long, value_name = "PORT")]
+    dport: Option<u16>,
+    #[arg(long, value_name = "PORT", default_value_t = 40_000)]
+    sport: u16,
+    /// Folder of policies
+    #[arg(long, value_name = "DIR")]
+    policies: PathBuf,
+    /// Default: the hostname
+    #[arg(long)]
+    node: Option<String>,
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: ExplainOutput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ExplainOutput {
+    Text,
+    Json,
+}
+
+pub fn run(args: &ExplainArgs) -> Result<Answer> {
+    let mut store = Store::default();
+    let report = store.replace(read_documents(&args.policies)?);
+    tell(report.problems.iter().filter(|p| p.severity == Severity::Error));
+    let view = live_view(&args.node.clone().map_or_else(hostname, Ok)?)?;
+    let (device, hook) = match (&args.ingress, &args.out) {
+        (Some(device), _) => (device, Hook::Ingress),
+        (None, Some(device)) => (device, Hook::Egress),
+        (None, None) => bail!("name the device with --in or --out"),
+    };
+    for name in [Some(device), args.forwarded_from.as_ref()].into_iter().flatten() {
+        if !view.devices.contains_key(name) {
+            let known: Vec<&str> = view.devices.keys().map(String::as_str).collect();
+            bail!("this node has no device {name}; it has {}", known.join(", "));
+        }
+    }
+    let frame = frame_of(&packet(args)?).map_err(|e| anyhow!("{e}"))?;
+    let mut model = Model::new();
+    model.set_world(store.world(), &view)?;
+    let packet = PacketIn { device: device.clone(), hook, from: args.forwarded_from.clone(), frame };
+    let outcome = model.judge(&packet)?;
+    match args.output {
+        ExplainOutput::Text => print_lines(lines(&outcome))?,
+        ExplainOutput::Json => print_json(&json!({
+            "apiVersion": API_VERSION, "kind": "Explanation", "verdict": outcome.verdict,
+            "stage": outcome.stage, "reason": outcome.reason, "tier": outcome.tier,
+            "policy": outcome.policy, "rule": outcome.rule, "trace": outcome.trace,
+        }))?,
+    }
+    Ok(if outcome.verdict == "Deny" { Answer::No } else { Answer::Yes })
+}
+
+fn live_view(node: &str) -> Result<NodeView> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let (links, _changes) = Links::connect()?;
+        links.view(node).await
+    })
+}
+
+/// As a scenario's `packet:` would say it.
+fn packet(args: &ExplainArgs) -> Result<PacketSpec> {
+    if args.from.is_ipv4() != args.to.is_ipv4() {
+        bail!("--from {} and --to {} are of different IP versions", args.from, args.to);
+    }
+    let proto = args.proto.parse::<u8>().map_or_else(|_| json!(protocol_name(&args.proto)), |n| json!(n));
+    let mut spec = Map::new();
+    spec.insert("src".into(), json!(args.from));
+    spec.insert("dst".into(), json!(args.to));
+    spec.insert("protocol".into(), proto);
+    let has_ports = ["tcp", "udp", "sctp", "udplite", "6", "17", "132", "136"]
+        .contains(&args.proto.to_lowercase().as_str());
+    match (has_ports, args.dport) {
+        (true, None) => bail!("--proto {} needs --dport", args.proto),
+        (true, Some(port)) => {
+            spec.insert("sport".into(), json!(args.sport));
+            spec.insert("dport".into(), json!(port));
+        }
+        (false, Some(_)) => bail!("--proto {} has no ports: leave --dport out", args.proto),
+        (false, None) => {}
+    }
+    serde_json::from_value(Value::Object(spec)).context("cannot describe this packet")
+}
+
+/// Calico's spelling, whatever the case was.
+fn protocol_name(text: &str) -> String {
+    let known = ["TCP", "UDP", "ICMP", "ICMPv6", "SCTP", "UDPLite"];
+    known.iter().find(|k| k.eq_ignore_ascii_case(text)).map_or(text, |k| k).to_owned()
+}
+
+fn lines(outcome: &Outcome) -> Vec<String> {
+    let mut out = vec![format!("{} at stage {} ({})", outcome.verdict, outcome.stage, outcome.reason)];
+    if let Some(policy) = &outcome.policy {
+        let rule = outcome.rule.map_or_else(|| "its end".to_owned(), |r| format!("rule {r}"));
+        let tier = outcome.tier.as_deref().unwrap_or("default");
+        out.push(format!("decided by {policy}, {rule}, tier {tier}"));
+    }
+    out.extend(outcome.trace.iter().map(|line| format!("  {line}")));
+    out
+}
