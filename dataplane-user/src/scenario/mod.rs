@@ -8,6 +8,8 @@ mod conversation;
 mod node;
 mod packet;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use format::{LoadError, Scenario};
 pub use runner::{ScenarioResult, StepResult, run};
