@@ -177,6 +177,8 @@ fn content_line(first_line: usize, part: &str) -> usize {
 fn parse(part: &str) -> Result<Value, (usize, String)> {
     // YAML 1.1 words (`on`, `no`) stay strings, and so do numbers that are probably none (`0755`).
     let options = serde_saphyr::options! {
+        // A number that is none is refused by its field, with its path.
+        non_finite_float_policy: serde_saphyr::NonFiniteFloatPolicy::AsString,
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
