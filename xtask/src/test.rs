@@ -106,19 +106,23 @@ fn scenarios() -> Result<Outcome> {
     {
         return Ok(Outcome::Failed("`portcullis test` is not offered by this build".into()));
     }
-    let model =
-        succeeds(command(&agent, Duration::from_secs(600)).args(["test", "policies", "--engine", "model"]))?;
-    if !model {
-        return Ok(Outcome::Failed("a scenario is wrong in the model; see above".into()));
+    let test = |engine: &str| -> Result<Outcome> {
+        let words = ["test", "policies", "--engine", engine];
+        let passed = succeeds(command(&agent, Duration::from_secs(900)).args(words))?;
+        Ok(match passed {
+            true => Outcome::Passed,
+            false => Outcome::Failed(format!("engine {engine}: a scenario is wrong; see above")),
+        })
+    };
+    if is_root() {
+        return test("both");
     }
-    if !is_root() {
-        return Ok(Outcome::Skipped(
-            "the model passed; the kernel engine needs root (BPF_PROG_TEST_RUN)".into(),
-        ));
-    }
-    let both =
-        succeeds(command(&agent, Duration::from_secs(900)).args(["test", "policies", "--engine", "both"]))?;
-    Ok(if both { Outcome::Passed } else { Outcome::Failed("model and kernel: see above".into()) })
+    Ok(match test("model")? {
+        Outcome::Passed => {
+            Outcome::Skipped("the model passed; the kernel engine needs root (BPF_PROG_TEST_RUN)".into())
+        }
+        other => other,
+    })
 }
 
 fn namespaces() -> Result<Outcome> {
