@@ -78,6 +78,12 @@ impl Dataplane {
     pub fn apply(&mut self, tables: &Tables) -> Result<Generation, maps::Error> {
         self.generations.apply(tables, &mut self.state)
     }
+    /// Gives the memory of generations back that neither packets nor the fallback need. Call it off the hot path.
+    pub fn free_retired(&mut self) -> Result<(), maps::Error> {
+        let control = self.state.control()?;
+        self.generations.free_retired(&control);
+        Ok(())
+    }
     /// The program of a hook, loaded.
     pub fn program(&mut self, hook: Hook) -> Result<&mut SchedClassifier, Error> {
         let name = match hook {

@@ -103,7 +103,6 @@ impl Generations {
         state.set_control(&Control { active: slot + 1, epoch, fallback: before.active, ..before })?;
         self.number = number;
         self.current = devices;
-        self.empty_others(slot, before.active);
         Ok(Generation { number, slot, epoch })
     }
     fn write(
@@ -179,10 +178,11 @@ impl Generations {
         }
         devices
     }
-    /// Frees what neither the active nor the generation before it needs. A packet that still reads such a slot
-    /// keeps its inner map alive until it is done (RCU). Failing here costs memory, nothing else.
-    fn empty_others(&mut self, active: u32, fallback: u32) {
-        for slot in (0..GENERATION_SLOTS).filter(|s| *s != active && *s + 1 != fallback) {
+    /// Frees what neither the active nor the generation before it needs. Not part of `apply`: each store to an outer
+    /// map waits for an RCU grace period. A packet that still reads such a slot keeps its inner map alive until it
+    /// is done. Failing here costs memory, nothing else.
+    pub fn free_retired(&mut self, control: &Control) {
+        for slot in (0..GENERATION_SLOTS).filter(|s| *s + 1 != control.active && *s + 1 != control.fallback) {
             if self.settings.get(&slot, 0).is_err() {
                 continue; // Never used.
             }
