@@ -321,22 +321,19 @@ impl Chain {
         if self.at + size > 256 {
             return Err(Reason::ExtensionLimit);
         }
-        match protocol {
-            44 => {
-                self.fragment_header = true;
-                let word = be16(head, 2).unwrap_or(0);
-                let (offset, more) = (usize::from(word & 0xfff8), word & 1 != 0);
-                if offset > 0 || more {
-                    if packet.part != Part::Whole {
-                        // A fragment of a fragment: its upper layer is nowhere in this packet.
-                        return Err(Reason::ShortL4);
-                    }
-                    packet.part = part(offset, more, rest.len())?;
-                    packet.fragment_id = be32(head, 4).unwrap_or(0);
-                    self.fragmentable = self.at + 8;
+        if protocol == 44 {
+            self.fragment_header = true;
+            let word = be16(head, 2).unwrap_or(0);
+            let (offset, more) = (usize::from(word & 0xfff8), word & 1 != 0);
+            if offset > 0 || more {
+                if packet.part != Part::Whole {
+                    // A fragment of a fragment: its upper layer is nowhere in this packet.
+                    return Err(Reason::ShortL4);
                 }
+                packet.part = part(offset, more, rest.len())?;
+                packet.fragment_id = be32(head, 4).unwrap_or(0);
+                self.fragmentable = self.at + 8;
             }
-            _ => {}
         }
         packet.protocol = head[0];
         self.at += size;

@@ -48,7 +48,7 @@ pub(crate) enum End {
     /// A rule decided.
     Rule { allow: bool, tier: Option<String>, policy: String, rule: u32, recheck: Option<OnPolicyChange> },
     /// The tier ended, and denies.
-    TierEnd { tier: String },
+    Tier { tier: String },
     /// Nothing decided.
     Open,
 }
@@ -172,7 +172,7 @@ pub(crate) fn walk(walk: &mut Walk<'_>, endpoint: &HostEndpoint, list: List) -> 
             }
             TierDefault::Deny => {
                 walk.trace.push(format!("{} list, end of tier {}: deny", list.name(), tier.name));
-                return End::TierEnd { tier: tier.name };
+                return End::Tier { tier: tier.name };
             }
         }
     }

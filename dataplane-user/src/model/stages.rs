@@ -274,7 +274,7 @@ fn list(
 fn judged(end: End, stage: Stage) -> Option<Judgement> {
     match end {
         End::Open => None,
-        End::TierEnd { tier } => Some(Judgement { tier: Some(tier), ..deny(stage, Reason::TierEnd) }),
+        End::Tier { tier } => Some(Judgement { tier: Some(tier), ..deny(stage, Reason::TierEnd) }),
         End::Rule { allow: yes, tier, policy, rule, recheck } => {
             let reason = if yes { Reason::RuleAllow } else { Reason::RuleDeny };
             Some(Judgement {

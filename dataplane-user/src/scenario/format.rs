@@ -403,7 +403,7 @@ impl PacketSpec {
             return Err(format!("{path}: src {src} and dst {dst} are of different families"));
         }
         if let Some(fragment) = &self.fragment
-            && fragment.offset % 8 != 0
+            && !fragment.offset.is_multiple_of(8)
         {
             return Err(format!(
                 "{path}.fragment.offset {} counts bytes and must be a multiple of 8",

@@ -40,10 +40,10 @@ fn raw(hex: &str) -> Result<Vec<u8>, String> {
         .filter(|c| !c.is_whitespace() && *c != ':')
         .map(|c| c.to_digit(16).map(|d| d as u8).ok_or_else(|| format!("packet.raw: {c:?} is no hex digit")))
         .collect::<Result<_, _>>()?;
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err("packet.raw has an odd number of hex digits: two make a byte".into());
     }
-    Ok(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    Ok(digits.chunks(2).map(|pair| (pair[0] << 4) | pair[1]).collect())
 }
 
 fn ip_packet(spec: &PacketSpec, talk: Option<&mut Conversations>) -> Result<Vec<u8>, String> {
@@ -85,7 +85,7 @@ fn v4(
     let total =
         u16::try_from(20 + body.len()).map_err(|_| "packet is longer than 65535 bytes".to_string())?;
     let (id, word) = match &spec.fragment {
-        Some(f) => (f.id as u16, f.offset / 8 | if f.more { 0x2000 } else { 0 }),
+        Some(f) => (f.id as u16, (f.offset / 8) | if f.more { 0x2000 } else { 0 }),
         None => (1, 0x4000),
     };
     let mut header = vec![0x45, 0];
@@ -328,7 +328,7 @@ fn internet_checksum(parts: &[&[u8]]) -> u16 {
     let mut sum: u32 = 0;
     for part in parts {
         for pair in part.chunks(2) {
-            sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+            sum += (u32::from(pair[0]) << 8) | u32::from(pair.get(1).copied().unwrap_or(0));
         }
     }
     while sum >> 16 != 0 {
@@ -361,7 +361,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
     for byte in bytes {
         crc ^= u32::from(*byte);
         for _ in 0..8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+            crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
         }
     }
     !crc
