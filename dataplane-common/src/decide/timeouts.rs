@@ -53,7 +53,8 @@ fn tcp(flow: &FlowEntry) -> u64 {
         TCP_FIN
     } else if is(reply, TcpState::None) {
         if is(original, TcpState::SynSent) { TCP_SYN_SENT } else { TCP_UNACKNOWLEDGED }
-    } else if is(original, TcpState::SynSent) || is(reply, TcpState::SynSent) {
+    } else if is(original, TcpState::SynSent) {
+        // The handshake's last ACK is still to come; behind it a server may stay silent for long.
         TCP_SYN_RECEIVED
     } else {
         TCP_ESTABLISHED

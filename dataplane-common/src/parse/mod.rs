@@ -6,7 +6,7 @@ mod ipv4;
 mod ipv6;
 mod l4;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use core::num::NonZeroU32;
 
