@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -26,6 +27,9 @@ const CLSACT_HANDLE: TcHandle = TcHandle::new(0x5043, 1);
 const LINKS: &str = "links";
 /// Where bpffs lives on every distribution.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
+
+/// How long the kernel may take to release a link.
+const DETACH_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Both hooks.
 pub const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
@@ -363,14 +367,16 @@ pub struct Detached {
 pub fn detach(pin_dir: &Path) -> Result<Detached> {
     let mut done = Detached::default();
     let _lock = if pin_dir.is_dir() { Some(lock_dir(pin_dir)?) } else { None };
+    let mut programs = BTreeSet::new();
     for (_, _, path) in pins(&pin_dir.join(LINKS))? {
+        programs.extend(program_of(&path));
         remove_if_there(&path)?;
         done.links += 1;
     }
-    for device in fs::read_dir("/proc/sys/net/ipv4/conf").context("cannot list network devices")? {
-        let name = device.context("cannot list network devices")?.file_name().to_string_lossy().into_owned();
+    let devices = device_names()?;
+    for device in &devices {
         for hook in HOOKS {
-            if name != "all" && name != "default" && detach_clsact(&name, hook)? {
+            if detach_clsact(device, hook)? {
                 done.filters += 1;
             }
         }
@@ -378,7 +384,46 @@ pub fn detach(pin_dir: &Path) -> Result<Detached> {
     if pin_dir.is_dir() {
         done.pins = remove_tree(pin_dir)?;
     }
+    wait_until_gone(&devices, &programs)?;
     Ok(done)
+}
+
+/// Devices of this network namespace.
+fn device_names() -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc/sys/net/ipv4/conf").context("cannot list network devices")? {
+        let name = entry.context("cannot list network devices")?.file_name().to_string_lossy().into_owned();
+        if name != "all" && name != "default" {
+            all.push(name);
+        }
+    }
+    Ok(all)
+}
+
+/// Number of the program behind a pinned link.
+fn program_of(path: &Path) -> Option<u32> {
+    FdLink::from(PinnedLink::from_pin(path).ok()?).info().ok().map(|info| info.program_id())
+}
+
+/// The kernel takes a link off its device a moment after the last reference went: before that, packets still meet it.
+fn wait_until_gone(devices: &[String], programs: &BTreeSet<u32>) -> Result<()> {
+    let end = Instant::now() + DETACH_PATIENCE;
+    let carries = |device: &&String| {
+        HOOKS.into_iter().any(|hook| {
+            let chain = SchedClassifier::query_tcx(device, attach_type(hook));
+            chain.is_ok_and(|(_, chain)| chain.iter().any(|p| programs.contains(&p.id())))
+        })
+    };
+    while let Some(device) = devices.iter().find(carries).filter(|_| !programs.is_empty()) {
+        if Instant::now() > end {
+            bail!(
+                "device {device} still carries our program {DETACH_PATIENCE:?} after its pin was removed: another \
+                 process holds the link; find it with `bpftool link show`"
+            );
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Removes the pins below a folder; a mount point itself stays.
