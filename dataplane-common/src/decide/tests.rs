@@ -99,7 +99,7 @@ impl Tables for World {
         u64::from(list * 2 + u32::from(!ports.contains(&port)))
     }
     fn rule(&self, index: u32) -> Option<RuleEntry> {
-        let action = if index % 2 == 0 { RuleAction::Allow } else { RuleAction::Deny };
+        let action = if index.is_multiple_of(2) { RuleAction::Allow } else { RuleAction::Deny };
         Some(RuleEntry { action: action as u8, ..RuleEntry::default() })
     }
     fn flow(&self, table: FlowTable, key: &FlowKey, out: &mut FlowEntry) -> bool {

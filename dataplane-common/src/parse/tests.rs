@@ -111,7 +111,7 @@ pub(crate) fn fragment_v4(
     more: bool,
     l4: &[u8],
 ) -> Bytes {
-    v4(src, dst, protocol, id, offset / 8 | if more { 0x2000 } else { 0 }, l4)
+    v4(src, dst, protocol, id, (offset / 8) | if more { 0x2000 } else { 0 }, l4)
 }
 
 fn v6(next: u8, payload: &[u8]) -> Bytes {
