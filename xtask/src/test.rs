@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -80,6 +81,15 @@ fn report(done: &[(&str, Outcome, Duration)]) {
 /// Tests that cannot run here append `test: reason` to the file that `PORTCULLIS_SKIP_LOG` names.
 fn skip_log() -> PathBuf {
     target().join("skipped-tests.log")
+}
+
+/// One line more for the end of the report.
+pub(crate) fn note_skip(line: &str) -> Result<()> {
+    say(&format!("SKIPPED {line}"));
+    fs::create_dir_all(target())?;
+    let mut log = fs::OpenOptions::new().create(true).append(true).open(skip_log())?;
+    writeln!(log, "{line}")?;
+    Ok(())
 }
 
 fn unit() -> Result<Outcome> {

@@ -88,7 +88,7 @@ fn attach(dataplane: &mut Dataplane) -> Result<()> {
     HOOKS.iter().try_for_each(|hook| attacher.attach(dataplane.program(*hook)?, *hook, DEVICE, DEVICE_INDEX))
 }
 
-/// Every scenario, by this kernel's own verdicts.
+/// The scenarios that were packed, by this kernel's own verdicts.
 fn scenarios() -> Result<()> {
     let output =
         Command::new(AGENT).args(["test", POLICIES, "--engine", "kernel"]).output().context(AGENT)?;
