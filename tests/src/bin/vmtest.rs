@@ -144,6 +144,11 @@ fn bring_up(device: &str) -> Result<()> {
     Ok(())
 }
 
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
 /// To ourselves over `lo`: egress and ingress of the same device see it. It must arrive: `lo` is never governed (D5).
 fn send_one_packet() -> Result<()> {
     let receiver = UdpSocket::bind("127.0.0.1:4000")?;
