@@ -17,3 +17,5 @@ pub mod model;
 pub mod scenario;
 
 pub mod cli;
+
+mod sys;

@@ -71,7 +71,8 @@ impl Dataplane {
             program.load().map_err(|source| Error::Program { name, source: Box::new(source) })?;
         }
         let state = State::take(&mut ebpf)?;
-        let generations = Generations::take(&mut ebpf, &state.control()?)?;
+        let templates = maps::Templates::read(object::OBJECT, &ebpf)?;
+        let generations = Generations::take(&mut ebpf, &state.control()?, templates)?;
         Ok(Self { ebpf, generations, state })
     }
     /// Makes these tables the generation in force, or changes nothing (D22).

@@ -9,7 +9,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use super::Error;
 
 /// The object that build.rs left; empty when it could not be built.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-ebpf.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-ebpf.o"));
 
 /// Maps of one generation layout: pinned below the ABI version.
 const POLICY_MAPS: [&str; 17] = [

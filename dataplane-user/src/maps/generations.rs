@@ -12,7 +12,7 @@ use dataplane_common::abi::{
 use dataplane_common::limits::GENERATION_SLOTS;
 use dataplane_common::names;
 
-use super::{Error, State, inner};
+use super::{Error, State, Templates, inner};
 use crate::compile::Tables;
 
 type ArraySlots<V> = ArrayOfMaps<MapData, Array<MapData, V>>;
@@ -32,6 +32,7 @@ pub struct Generation {
 
 /// The outer maps.
 pub struct Generations {
+    templates: Templates,
     settings: ArraySlots<Settings>,
     devices: HashSlots<u32, DeviceEntry>,
     endpoints: ArraySlots<EndpointEntry>,
@@ -60,8 +61,9 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
 
 impl Generations {
     /// Takes the outer maps out of the loaded object, and reads what a generation before left (pinned maps).
-    pub fn take(ebpf: &mut Ebpf, control: &Control) -> Result<Self, Error> {
+    pub fn take(ebpf: &mut Ebpf, control: &Control, templates: Templates) -> Result<Self, Error> {
         let mut this = Self {
+            templates,
             settings: take(ebpf, names::MAP_SETTINGS)?,
             devices: take(ebpf, names::MAP_DEVICES)?,
             endpoints: take(ebpf, names::MAP_ENDPOINTS)?,
@@ -116,52 +118,77 @@ impl Generations {
             &mut self.settings,
             names::MAP_SETTINGS,
             slot,
-            inner::array(names::MAP_SETTINGS, &[*settings], &Settings::default())?,
+            inner::array(&self.templates, names::MAP_SETTINGS, &[*settings], &Settings::default())?,
         )?;
-        put(&mut self.devices, names::MAP_DEVICES, slot, inner::hash(names::MAP_DEVICES, devices)?)?;
+        put(
+            &mut self.devices,
+            names::MAP_DEVICES,
+            slot,
+            inner::hash(&self.templates, names::MAP_DEVICES, devices)?,
+        )?;
         let map = names::MAP_ENDPOINTS;
         put(
             &mut self.endpoints,
             map,
             slot,
-            inner::array(map, &tables.endpoints, &EndpointEntry::default())?,
+            inner::array(&self.templates, map, &tables.endpoints, &EndpointEntry::default())?,
         )?;
         let map = names::MAP_LISTS;
-        put(&mut self.lists, map, slot, inner::array(map, &tables.lists, &ListEntry::default())?)?;
+        put(
+            &mut self.lists,
+            map,
+            slot,
+            inner::array(&self.templates, map, &tables.lists, &ListEntry::default())?,
+        )?;
         let map = names::MAP_RULES;
-        put(&mut self.rules, map, slot, inner::array(map, &tables.rules, &RuleEntry::default())?)?;
-        put(&mut self.rows, names::MAP_ROWS, slot, inner::array(names::MAP_ROWS, &tables.rows, &0)?)?;
+        put(
+            &mut self.rules,
+            map,
+            slot,
+            inner::array(&self.templates, map, &tables.rules, &RuleEntry::default())?,
+        )?;
+        put(
+            &mut self.rows,
+            names::MAP_ROWS,
+            slot,
+            inner::array(&self.templates, names::MAP_ROWS, &tables.rows, &0)?,
+        )?;
         put(
             &mut self.addr_class,
             names::MAP_ADDR_CLASS,
             slot,
-            inner::trie(names::MAP_ADDR_CLASS, &tables.addr_class)?,
+            inner::trie(&self.templates, names::MAP_ADDR_CLASS, &tables.addr_class)?,
         )?;
         put(
             &mut self.port_class,
             names::MAP_PORT_CLASS,
             slot,
-            inner::trie(names::MAP_PORT_CLASS, &tables.port_class)?,
+            inner::trie(&self.templates, names::MAP_PORT_CLASS, &tables.port_class)?,
         )?;
         put(
             &mut self.own_addrs,
             names::MAP_OWN_ADDRS,
             slot,
-            inner::trie(names::MAP_OWN_ADDRS, &tables.own_addrs)?,
+            inner::trie(&self.templates, names::MAP_OWN_ADDRS, &tables.own_addrs)?,
         )?;
         put(
             &mut self.frontends,
             names::MAP_FRONTENDS,
             slot,
-            inner::trie(names::MAP_FRONTENDS, &tables.frontends)?,
+            inner::trie(&self.templates, names::MAP_FRONTENDS, &tables.frontends)?,
         )?;
         put(
             &mut self.failsafes,
             names::MAP_FAILSAFES,
             slot,
-            inner::trie(names::MAP_FAILSAFES, &tables.failsafes)?,
+            inner::trie(&self.templates, names::MAP_FAILSAFES, &tables.failsafes)?,
         )?;
-        put(&mut self.infra, names::MAP_INFRA, slot, inner::trie(names::MAP_INFRA, &tables.infra)?)
+        put(
+            &mut self.infra,
+            names::MAP_INFRA,
+            slot,
+            inner::trie(&self.templates, names::MAP_INFRA, &tables.infra)?,
+        )
     }
     /// D17: a device that was known and becomes governed gets its grace; a running one goes on. A node's very
     /// first generation begins none here: adoption decides that, for the whole node (`Control::grace_until_ns`).

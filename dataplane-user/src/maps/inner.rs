@@ -4,24 +4,21 @@ use std::collections::BTreeMap;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 
 use super::Error;
+use super::template::{Templates, typed};
 use crate::compile::Prefix;
-
-/// `BPF_F_INNER_MAP`: arrays of different length may take turns in one slot (kernel 5.10).
-const INNER_MAP: u32 = 1 << 12;
-/// `BPF_F_NO_PREALLOC`: tries demand it, hashes then use only what they hold.
-const NO_PREALLOC: u32 = 1;
 
 /// An array of these values; one zero entry when there are none, because the kernel knows no empty array.
 pub fn array<V: Pod + PartialEq>(
+    templates: &Templates,
     map: &'static str,
     values: &[V],
     zero: &V,
 ) -> Result<Array<MapData, V>, Error> {
     let length = values.len().max(1) as u32;
-    let mut inner = Array::create(length, INNER_MAP).map_err(|e| Error::map(map, "create", e))?;
+    let mut inner: Array<_, V> = typed(map, Map::Array(templates.create(map, length)?))?;
     // The kernel hands out zeroed memory, so zeroes need no call.
     for (index, value) in values.iter().enumerate().filter(|(_, v)| *v != zero) {
         inner.set(index as u32, value, 0).map_err(|e| Error::map(map, "fill", e))?;
@@ -37,6 +34,7 @@ pub fn array<V: Pod + PartialEq>(
 
 /// A trie of these prefixes.
 pub fn trie<K>(
+    templates: &Templates,
     map: &'static str,
     entries: &BTreeMap<Prefix<K>, u32>,
 ) -> Result<LpmTrie<MapData, K, u32>, Error>
@@ -44,7 +42,7 @@ where
     K: Pod + Ord + std::fmt::Debug,
 {
     let room = entries.len().max(1) as u32;
-    let mut inner = LpmTrie::create(room, NO_PREALLOC).map_err(|e| Error::map(map, "create", e))?;
+    let mut inner: LpmTrie<_, K, u32> = typed(map, Map::LpmTrie(templates.create(map, room)?))?;
     for (prefix, value) in entries {
         inner.insert(&Key::new(prefix.len, prefix.key), value, 0).map_err(|e| Error::map(map, "fill", e))?;
     }
@@ -62,13 +60,17 @@ where
 }
 
 /// A hash of these entries.
-pub fn hash<K, V>(map: &'static str, entries: &BTreeMap<K, V>) -> Result<HashMap<MapData, K, V>, Error>
+pub fn hash<K, V>(
+    templates: &Templates,
+    map: &'static str,
+    entries: &BTreeMap<K, V>,
+) -> Result<HashMap<MapData, K, V>, Error>
 where
     K: Pod + Ord + std::fmt::Debug,
     V: Pod + PartialEq,
 {
     let room = entries.len().max(1) as u32;
-    let mut inner = HashMap::create(room, NO_PREALLOC).map_err(|e| Error::map(map, "create", e))?;
+    let mut inner: HashMap<_, K, V> = typed(map, Map::HashMap(templates.create(map, room)?))?;
     for (key, value) in entries {
         inner.insert(key, value, 0).map_err(|e| Error::map(map, "fill", e))?;
     }

@@ -7,7 +7,9 @@ pub mod error;
 pub mod generations;
 pub mod inner;
 pub mod state;
+mod template;
 
 pub use error::Error;
 pub use generations::{Generation, Generations};
 pub use state::State;
+pub use template::Templates;
