@@ -315,6 +315,30 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// Hits of a rule, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RuleHits {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes from the network header on.
+    pub bytes: u64,
+    /// Kernel clock of the last of them, ns: the latest CPU's counts.
+    pub last_seen_ns: u64,
+}
+
+/// Key of `pc_ethertypes` (D20): packets that are not IP, on governed devices.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct EthertypeKey {
+    /// Host order, behind tags of VID 0; below 0x600: an 802.2 frame.
+    pub ethertype: u16,
+    /// A [`Hook`].
+    pub hook: u8,
+    /// A [`Verdict`].
+    pub verdict: u8,
+}
+
 /// Hooks, and bits of a flow's admission.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -44,6 +44,11 @@ pub const MAX_FLOWS_UNCONFIRMED: u32 = 1 << 16;
 pub const MAX_FLOWS_FAILSAFE: u32 = 1 << 14;
 /// Records of first fragments (D36).
 pub const MAX_FRAGMENTS: u32 = 1 << 14;
+/// Rules with hits, times devices; the longest unused ones go first.
+pub const MAX_RULE_HITS: u32 = 1 << 16;
+/// (ethertype, hook, verdict) that are counted apart (D20). What finds no room is counted all the same, as
+/// `not_ip` or `unknown_ethertype`: the difference is shown as "other".
+pub const MAX_ETHERTYPES: u32 = 256;
 /// Bytes of the event ring.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 /// Events per CPU and second; the rest is counted as lost. Never one event per dropped packet in a flood.

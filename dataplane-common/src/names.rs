@@ -44,8 +44,10 @@ pub const MAP_FLOWS_SAFE: &str = "pc_flows_safe";
 pub const MAP_FRAGMENTS: &str = "pc_fragments";
 /// Per CPU, [`crate::abi::counter_index`] → [`crate::abi::Counter`].
 pub const MAP_COUNTERS: &str = "pc_counters";
-/// Per CPU hash, [`crate::abi::RuleCounterKey`] → [`crate::abi::Counter`].
+/// Per CPU hash, LRU, [`crate::abi::RuleCounterKey`] → [`crate::abi::RuleHits`].
 pub const MAP_RULE_HITS: &str = "pc_rule_hits";
+/// Per CPU hash, [`crate::abi::EthertypeKey`] → [`crate::abi::Counter`] (D20).
+pub const MAP_ETHERTYPES: &str = "pc_ethertypes";
 /// Ring buffer of [`crate::abi::Event`].
 pub const MAP_EVENTS: &str = "pc_events";
 /// Per CPU, single [`crate::abi::Scratch`]: the packet in work, and after it the last decision (read by tests).

@@ -127,6 +127,8 @@ pub struct Packet {
     pub fragment: FragmentPart,
     /// ICMP type of the packet quoted in `inner`: which key space its identifier is in.
     pub inner_icmp_type: u8,
+    /// Ethertype behind tags of VID 0, host order; below 0x600: an 802.2 frame.
+    pub ethertype: u16,
     /// Always zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 4],
 }

@@ -28,6 +28,8 @@ pod!(
     abi::InfraKey,
     abi::Counter,
     abi::RuleCounterKey,
+    abi::RuleHits,
+    abi::EthertypeKey,
     abi::Event,
     abi::Facts,
     abi::Scratch,

@@ -10,7 +10,7 @@ mod tables;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use dataplane_common::abi::{Hook, Scratch, control_flag, counter_index};
+use dataplane_common::abi::{EthertypeKey, Hook, Scratch, control_flag, counter_index};
 use dataplane_common::decide;
 use dataplane_common::frame::Frame;
 use dataplane_common::limits::GENERATION_SLOTS;
@@ -88,6 +88,14 @@ fn program(context: &TcContext, hook: Hook) -> i32 {
 #[inline(never)]
 fn tell(work: &mut Scratch, decision: Decision, hook: Hook) {
     raw::count(counter_index(hook, decision.verdict, decision.reason), work.packet.len);
+    if decision.stage as u8 == Stage::L2 as u8 && decision.reason as u8 != Reason::OtherVlan as u8 {
+        let key = EthertypeKey {
+            ethertype: work.packet.ethertype,
+            hook: hook as u8,
+            verdict: decision.verdict as u8,
+        };
+        raw::count_ethertype(&key, work.packet.len);
+    }
     if decision.rule != NO_RULE {
         tables::count_rule(work, work.facts.rule_identity);
     }

@@ -7,17 +7,17 @@
 
 use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
-    Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf,
+    Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
 };
 use aya_ebpf::macros::btf_map;
 use dataplane_common::abi::{
-    AddrKey, COUNTERS, Control, Counter, DeviceEntry, EndpointEntry, Event, FailsafeKey, FrontendKey,
-    InfraKey, ListEntry, PortKey, RuleCounterKey, RuleEntry, Scratch, Settings,
+    AddrKey, COUNTERS, Control, Counter, DeviceEntry, EndpointEntry, EthertypeKey, Event, FailsafeKey,
+    FrontendKey, InfraKey, ListEntry, PortKey, RuleCounterKey, RuleEntry, RuleHits, Scratch, Settings,
 };
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::limits::{
-    EVENT_RING_BYTES, GENERATION_SLOTS, MAX_FLOWS_CONFIRMED, MAX_FLOWS_FAILSAFE, MAX_FLOWS_UNCONFIRMED,
-    MAX_FRAGMENTS,
+    EVENT_RING_BYTES, GENERATION_SLOTS, MAX_ETHERTYPES, MAX_FLOWS_CONFIRMED, MAX_FLOWS_FAILSAFE,
+    MAX_FLOWS_UNCONFIRMED, MAX_FRAGMENTS, MAX_RULE_HITS,
 };
 
 const SLOTS: usize = GENERATION_SLOTS as usize;
@@ -106,9 +106,19 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, { MAX_FRAGMENTS as 
 #[btf_map(name = "pc_counters")]
 pub static COUNTS: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();
 
-/// Packets and bytes by rule identity and device.
+/// Packets, bytes and last hit by rule identity and device.
 #[btf_map(name = "pc_rule_hits")]
-pub static RULE_HITS: LruPerCpuHashMap<RuleCounterKey, Counter, 65536> = LruPerCpuHashMap::new();
+pub static RULE_HITS: LruPerCpuHashMap<RuleCounterKey, RuleHits, { MAX_RULE_HITS as usize }> =
+    LruPerCpuHashMap::new();
+
+/// Packets that are not IP, by ethertype (D20). No LRU: a neighbour that tries every ethertype takes no counts away.
+#[btf_map(name = "pc_ethertypes")]
+pub static ETHERTYPES: PerCpuHashMap<
+    EthertypeKey,
+    Counter,
+    { MAX_ETHERTYPES as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = PerCpuHashMap::new();
 
 /// Sampled events.
 #[btf_map(name = "pc_events")]

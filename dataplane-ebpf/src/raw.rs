@@ -11,7 +11,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::TcContext;
-use dataplane_common::abi::{Counter, Event, RuleCounterKey, Scratch};
+use dataplane_common::abi::{Counter, EthertypeKey, Event, RuleCounterKey, RuleHits, Scratch};
 use dataplane_common::addr::Addr;
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::packet::Tuple;
@@ -206,14 +206,31 @@ pub fn count(index: u32, bytes: u32) {
 
 /// Counts a packet under a rule.
 #[inline(always)]
-pub fn count_rule(key: &RuleCounterKey, bytes: u32) {
-    if let Some(counter) = maps::RULE_HITS.get_ptr_mut(key) {
+pub fn count_rule(key: &RuleCounterKey, bytes: u32, now_ns: u64) {
+    if let Some(hits) = maps::RULE_HITS.get_ptr_mut(key) {
+        // SAFETY: this CPU's slot.
+        unsafe {
+            (*hits).packets += 1;
+            (*hits).bytes += u64::from(bytes);
+            (*hits).last_seen_ns = now_ns;
+        }
+    } else {
+        let first = RuleHits { packets: 1, bytes: u64::from(bytes), last_seen_ns: now_ns };
+        // No room is a lost count, not a verdict.
+        let _ = maps::RULE_HITS.insert(key, first, 0);
+    }
+}
+
+/// Counts a packet that is not IP.
+#[inline(always)]
+pub fn count_ethertype(key: &EthertypeKey, bytes: u32) {
+    if let Some(counter) = maps::ETHERTYPES.get_ptr_mut(key) {
         // SAFETY: this CPU's slot.
         unsafe { add(counter, bytes) };
     } else {
         let first = Counter { packets: 1, bytes: u64::from(bytes) };
-        // No room is a lost count, not a verdict.
-        let _ = maps::RULE_HITS.insert(key, first, 0);
+        // No room: counted by its reason only.
+        let _ = maps::ETHERTYPES.insert(key, first, 0);
     }
 }
 

@@ -257,7 +257,8 @@ pub extern "C" fn pc_passed(index: u32, identity: u32, action: u32) -> u32 {
 /// Counts a hit of a rule.
 #[inline(always)]
 pub fn count_rule(work: &Scratch, identity: u32) {
-    raw::count_rule(&RuleCounterKey { identity, device: work.facts.device }, work.packet.len);
+    let key = RuleCounterKey { identity, device: work.facts.device };
+    raw::count_rule(&key, work.packet.len, work.facts.now_ns);
 }
 
 /// Tells userspace, at most [`MAX_EVENTS_PER_SECOND`] times per CPU and second.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuHashMap};
 use dataplane_common::{
     ABI_VERSION,
-    abi::{Counter, Hook, ListKind, RuleCounterKey, counter_index},
+    abi::{Counter, Hook, ListKind, RuleCounterKey, RuleHits, counter_index},
     names,
     verdict::{Reason, Verdict},
 };
@@ -17,7 +17,7 @@ use portcullis::{
 
 pub struct Witness {
     counters: PerCpuArray<MapData, Counter>,
-    rule_hits: PerCpuHashMap<MapData, RuleCounterKey, Counter>,
+    rule_hits: PerCpuHashMap<MapData, RuleCounterKey, RuleHits>,
     /// Identity → how a person calls the rule.
     rules: BTreeMap<u32, String>,
 }

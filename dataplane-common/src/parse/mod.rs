@@ -127,6 +127,7 @@ fn read<F: Frame>(frame: &F, cursor: &mut Cursor, out: &mut Packet) -> u32 {
         offset += 4;
         tags += 1;
     }
+    out.ethertype = ethertype;
     let len = frame.network_len().saturating_sub(offset);
     out.len = len;
     let l3 = match ethertype {

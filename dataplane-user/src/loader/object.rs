@@ -12,7 +12,7 @@ use super::Error;
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-ebpf.o"));
 
 /// Maps of one generation layout: pinned below the ABI version.
-const POLICY_MAPS: [&str; 17] = [
+const POLICY_MAPS: [&str; 18] = [
     names::MAP_CONTROL,
     names::MAP_SETTINGS,
     names::MAP_DEVICES,
@@ -28,6 +28,7 @@ const POLICY_MAPS: [&str; 17] = [
     names::MAP_INFRA,
     names::MAP_COUNTERS,
     names::MAP_RULE_HITS,
+    names::MAP_ETHERTYPES,
     names::MAP_EVENTS,
     names::MAP_SCRATCH,
 ];

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
-use dataplane_common::abi::{Control, Counter, Hook, RuleCounterKey, Scratch, counter_index};
+use dataplane_common::abi::{
+    Control, Counter, EthertypeKey, Hook, RuleCounterKey, RuleHits, Scratch, counter_index,
+};
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::names;
 use dataplane_common::verdict::{Reason, Verdict};
@@ -24,7 +26,8 @@ pub struct State {
     flows_safe: HashMap<MapData, FlowKey, FlowEntry>,
     fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
     counters: PerCpuArray<MapData, Counter>,
-    rule_hits: PerCpuHashMap<MapData, RuleCounterKey, Counter>,
+    rule_hits: PerCpuHashMap<MapData, RuleCounterKey, RuleHits>,
+    ethertypes: PerCpuHashMap<MapData, EthertypeKey, Counter>,
     scratch: PerCpuArray<MapData, Scratch>,
     events: Option<RingBuf<MapData>>,
 }
@@ -40,6 +43,7 @@ impl State {
             fragments: take(ebpf, names::MAP_FRAGMENTS)?,
             counters: take(ebpf, names::MAP_COUNTERS)?,
             rule_hits: take(ebpf, names::MAP_RULE_HITS)?,
+            ethertypes: take(ebpf, names::MAP_ETHERTYPES)?,
             scratch: take(ebpf, names::MAP_SCRATCH)?,
             events: Some(take(ebpf, names::MAP_EVENTS)?),
         })
@@ -99,9 +103,16 @@ impl State {
         }
         Ok(found)
     }
-    /// Hits per rule identity and device, summed over CPUs.
-    pub fn rule_hits(&self) -> Result<BTreeMap<RuleCounterKey, Counter>, Error> {
+    /// Hits per rule identity and device, summed over CPUs; `last_seen_ns` is that of the latest CPU, to be compared
+    /// with [`State::now_ns`].
+    pub fn rule_hits(&self) -> Result<BTreeMap<RuleCounterKey, RuleHits>, Error> {
         let read = entries(self.rule_hits.iter(), names::MAP_RULE_HITS)?;
+        Ok(read.into_iter().map(|(key, per_cpu)| (key, sum_hits(per_cpu.iter()))).collect())
+    }
+    /// Packets that are not IP by ethertype (D20), summed over CPUs. The map holds at most `MAX_ETHERTYPES` keys: what
+    /// `counters` has more of under `not_ip` and `unknown_ethertype` is of other ethertypes.
+    pub fn ethertypes(&self) -> Result<BTreeMap<EthertypeKey, Counter>, Error> {
+        let read = entries(self.ethertypes.iter(), names::MAP_ETHERTYPES)?;
         Ok(read.into_iter().map(|(key, per_cpu)| (key, sum(per_cpu.iter()))).collect())
     }
     /// What the last packet on a CPU left: its parsed form and decision.
@@ -134,6 +145,14 @@ fn sum<'a>(per_cpu: impl Iterator<Item = &'a Counter>) -> Counter {
     per_cpu.fold(Counter::default(), |a, b| Counter {
         packets: a.packets.wrapping_add(b.packets),
         bytes: a.bytes.wrapping_add(b.bytes),
+    })
+}
+
+fn sum_hits<'a>(per_cpu: impl Iterator<Item = &'a RuleHits>) -> RuleHits {
+    per_cpu.fold(RuleHits::default(), |a, b| RuleHits {
+        packets: a.packets.wrapping_add(b.packets),
+        bytes: a.bytes.wrapping_add(b.bytes),
+        last_seen_ns: a.last_seen_ns.max(b.last_seen_ns),
     })
 }
 

@@ -128,6 +128,11 @@ impl Lab {
         );
         Ok(self.outcome(&decision))
     }
+    /// What outlives packets, for tests of counters and tables.
+    #[cfg(test)]
+    pub(super) fn dataplane(&mut self) -> &mut Dataplane {
+        &mut self.dataplane
+    }
     fn ifindex(&self, device: &str) -> anyhow::Result<u32> {
         let known =
             self.view.devices.get(device).with_context(|| format!("the scenario has no device {device}"))?;

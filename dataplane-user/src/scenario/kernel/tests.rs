@@ -1,6 +1,10 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::policy::{Device, HepInterface, HostEndpoint};
-use dataplane_common::abi::Hook;
+use crate::resource;
+use dataplane_common::abi::{Counter, EthertypeKey, Hook};
+use dataplane_common::verdict::Verdict;
 
 fn engine() -> Option<KernelEngine> {
     if let Err(why) = KernelEngine::available() {
@@ -41,6 +45,76 @@ fn syn() -> Vec<u8> {
     frame.extend([0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0, 203, 0, 113, 7, 10, 240, 0, 11]);
     frame.extend([0x9c, 0x40, 0x1f, 0x90, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0x20, 0, 0, 0, 0, 0]);
     frame
+}
+
+/// An 802.2 or Ethernet II frame without IP.
+fn not_ip(ethertype: u16) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    frame.extend(ethertype.to_be_bytes());
+    frame.extend([0; 46]);
+    frame
+}
+
+fn governed(engine: &mut KernelEngine, policies: &str) {
+    let mut store = resource::Store::default();
+    let endpoint = "{apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {name: h, labels: {a: b}}, \
+                    spec: {node: node1, interfaceName: eth0}}";
+    let (documents, problems) = resource::documents_from_str("test", &format!("{endpoint}\n---\n{policies}"));
+    assert!(problems.is_empty(), "{problems:?}");
+    let report = store.replace(documents);
+    assert!(!report.has_errors(), "{report:?}");
+    engine.set_world(store.world(), &view()).unwrap();
+}
+
+fn send(engine: &mut KernelEngine, hook: Hook, frame: Vec<u8>) -> Outcome {
+    engine.judge(&PacketIn { device: "eth0".to_owned(), hook, from: None, frame }).unwrap()
+}
+
+/// D20: what is not IP is allowed, and shown by ethertype.
+#[test]
+fn packets_that_are_not_ip_are_counted_by_ethertype() {
+    let Some(mut engine) = engine() else { return };
+    governed(&mut engine, "");
+    let before = engine.run(|lab| Ok(lab.dataplane().state().ethertypes()?)).unwrap();
+    for ethertype in [0x88cc, 0x88cc, 0x8847] {
+        assert_eq!(send(&mut engine, Hook::Ingress, not_ip(ethertype)).reason, "not_ip");
+    }
+    let after = engine.run(|lab| Ok(lab.dataplane().state().ethertypes()?)).unwrap();
+    let packets = |ethertype| {
+        let key = EthertypeKey { ethertype, hook: Hook::Ingress as u8, verdict: Verdict::Allow as u8 };
+        let at = |map: &BTreeMap<_, Counter>| map.get(&key).map_or(0, |c| c.packets);
+        at(&after) - at(&before)
+    };
+    assert_eq!([packets(0x88cc), packets(0x8847), packets(0x0806)], [2, 1, 0]);
+}
+
+/// A rule's hits carry the time of the last one.
+#[test]
+fn a_rule_knows_when_it_was_hit_last() {
+    let Some(mut engine) = engine() else { return };
+    let policy = "{apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: hit-me}, \
+                  spec: {selector: has(a), types: [Ingress], ingress: [{action: Allow, protocol: TCP}]}}";
+    governed(&mut engine, policy);
+    let hits = |engine: &KernelEngine| {
+        engine
+            .run(|lab| {
+                let dataplane = lab.dataplane();
+                let now = dataplane.now_ns().unwrap();
+                let hits = dataplane.state().rule_hits().unwrap();
+                Ok((now, hits.into_values().map(|h| (h.last_seen_ns, h.packets)).max().unwrap_or_default()))
+            })
+            .unwrap()
+    };
+    let (before, _) = hits(&engine);
+    assert_eq!(send(&mut engine, Hook::Ingress, syn()).stage, "normal");
+    let (after, first) = hits(&engine);
+    // The coarse clock of newer kernels lags by up to a tick (10 ms at 100 Hz).
+    assert!(first.0 + 20_000_000 >= before && first.0 <= after, "{before} {first:?} {after}");
+    engine.advance(Duration::from_secs(60)).unwrap();
+    assert_eq!(send(&mut engine, Hook::Ingress, syn()).stage, "normal");
+    let (_, second) = hits(&engine);
+    assert!(second.0 >= first.0 + 60_000_000_000 - 20_000_000, "{first:?} {second:?}");
+    assert_eq!(second.1, first.1 + 1);
 }
 
 #[test]
