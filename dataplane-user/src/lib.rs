@@ -9,6 +9,7 @@ pub mod selector;
 
 pub mod agent;
 pub mod compile;
+pub mod config;
 pub mod index;
 pub mod loader;
 pub mod maps;

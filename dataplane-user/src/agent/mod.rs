@@ -20,7 +20,7 @@ use crate::index::Snapshot;
 use crate::loader::attach::{Attacher, Mechanism, PinDir};
 use crate::loader::link::Links;
 use crate::loader::{Dataplane, LoadOptions};
-use crate::policy::{NodeView, Problem, World};
+use crate::policy::{NodeView, Problem, Settings, World};
 use folder::Folder;
 use state::State;
 
@@ -49,6 +49,7 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// `None`: the best that the kernel has.
     pub attach: Option<Mechanism>,
+    pub settings: Settings,
 }
 
 /// Changes that arrive together are handled together.
@@ -104,7 +105,7 @@ pub async fn run(options: Options) -> Result<()> {
         since: SystemTime::now(),
         trouble: BTreeMap::new(),
     };
-    agent.view = agent.links.view(&agent.options.node).await?;
+    agent.view = agent.look().await?;
     agent.folder.read();
     agent.reconcile();
     agent.turn(events).await;
@@ -162,7 +163,7 @@ impl Agent {
     async fn refresh(&mut self, pending: Pending) {
         let mut changed = !self.trouble.is_empty();
         if pending.links {
-            match self.links.view(&self.options.node).await {
+            match self.look().await {
                 Ok(view) => {
                     self.trouble.remove("netlink");
                     changed |= view != self.view;
@@ -177,6 +178,12 @@ impl Agent {
         if changed {
             self.reconcile();
         }
+    }
+
+    /// The node as it is now, with the settings of its file.
+    async fn look(&self) -> Result<NodeView> {
+        let view = self.links.view(&self.options.node).await?;
+        Ok(NodeView { settings: self.options.settings.clone(), ..view })
     }
 
     /// Brings the kernel to what folder and node say. Tables first: no device gets a program that has none.

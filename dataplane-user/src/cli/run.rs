@@ -6,30 +6,34 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::Answer;
+use super::output::tell;
 use crate::agent::{self, Options};
-use crate::loader::attach::{Mechanism, default_pin_dir};
+use crate::config::{self, Config, DEFAULT_CONFIG};
+use crate::loader::attach::Mechanism;
 
-/// Where the agent keeps what `status` reads.
-pub const DEFAULT_STATE_DIR: &str = "/run/portcullis";
+pub use crate::config::DEFAULT_STATE_DIR;
 
 /// Enforce the policies of a folder on this node, and follow its changes
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Folder of policies, host endpoints and what else they need
+    /// File of settings; the options below override it. Default: /etc/portcullis/config.yaml, if it is there
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of policies, host endpoints and what else they need. Default: /etc/portcullis/policies
     #[arg(long, value_name = "DIR")]
-    policies: PathBuf,
+    policies: Option<PathBuf>,
     /// Name of this node, as `spec.node` of its host endpoints has it. Default: the hostname
     #[arg(long)]
     node: Option<String>,
-    /// Where maps and links are pinned, on a bpffs. One agent per folder
-    #[arg(long, value_name = "DIR", default_value_os_t = default_pin_dir())]
-    pin_dir: PathBuf,
+    /// Where maps and links are pinned, on a bpffs. One agent per folder. Default: /sys/fs/bpf/portcullis/v1
+    #[arg(long, value_name = "DIR")]
+    pin_dir: Option<PathBuf>,
     /// Mount point of the bpffs; one is mounted there when there is none
     #[arg(long, value_name = "DIR")]
     bpffs: Option<PathBuf>,
-    /// Where the state is written that `status` reads
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
-    state_dir: PathBuf,
+    /// Where the state is written that `status` reads. Default: /run/portcullis
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// How programs are attached. Default: TCX links from Linux 6.6 on, else clsact
     #[arg(long, value_enum)]
     attach: Option<Mechanism>,
@@ -42,20 +46,46 @@ pub fn run(args: RunArgs) -> Result<Answer> {
              (`validate`, `get`, `explain` and `test --engine model` work without)"
         );
     }
-    let options = Options {
-        node: args.node.map_or_else(hostname, Ok)?,
-        policies: absolute(&args.policies)?,
-        pin_dir: absolute(&args.pin_dir)?,
-        bpffs: args.bpffs,
-        state_dir: args.state_dir,
-        attach: args.attach,
-    };
+    let options = options(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(agent::run(options))?;
     Ok(Answer::Yes)
+}
+
+/// The file's settings, and over them what the command line says.
+fn options(args: RunArgs) -> Result<Options> {
+    let config = settings(args.config.as_deref())?;
+    Ok(Options {
+        node: args.node.or(config.node).map_or_else(hostname, Ok)?,
+        policies: absolute(&args.policies.unwrap_or(config.policies))?,
+        pin_dir: absolute(&args.pin_dir.unwrap_or(config.pin_dir))?,
+        bpffs: args.bpffs.or(config.bpffs),
+        state_dir: absolute(&args.state_dir.unwrap_or(config.state_dir))?,
+        attach: args.attach.or(config.attach),
+        settings: config.settings,
+    })
+}
+
+/// Reads the named file, or the default one if it is there. A file with an error starts no agent: what an earlier one
+/// left in force stays.
+fn settings(named: Option<&Path>) -> Result<Config> {
+    let path = named.unwrap_or(Path::new(DEFAULT_CONFIG));
+    let reading = match config::read_file(path) {
+        Ok(reading) => reading,
+        Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
+        Err(e) => bail!("cannot read the settings {}: {e}; name another file with --config", path.display()),
+    };
+    tell(&reading.problems);
+    reading.config.with_context(|| {
+        format!(
+            "the settings {} have errors, see above; nothing was started or changed (check an edit with `portcullis \
+             validate --config {0}`)",
+            path.display()
+        )
+    })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

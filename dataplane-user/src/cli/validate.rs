@@ -1,12 +1,13 @@
 //! `portcullis validate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use super::Answer;
 use super::output::{print_lines, read_documents, tell};
+use crate::config;
 use crate::policy::Severity;
 use crate::resource::Store;
 
@@ -14,17 +15,24 @@ use crate::resource::Store;
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
     /// File or folder; `-` is stdin
-    #[arg(short, long = "filename", value_name = "PATH", required = true)]
+    #[arg(short, long = "filename", value_name = "PATH", required_unless_present = "config")]
     filename: Vec<PathBuf>,
+    /// File of settings, as `run --config` reads it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 pub fn run(args: &ValidateArgs) -> Result<Answer> {
+    let bad_settings = args.config.as_deref().map(settings).transpose()?.unwrap_or(false);
+    if args.filename.is_empty() {
+        return Ok(if bad_settings { Answer::No } else { Answer::Yes });
+    }
     let mut documents = Vec::new();
     for path in &args.filename {
         documents.extend(read_documents(path)?);
     }
     let report = Store::default().replace(documents);
-    let bad = tell(&report.problems);
+    let bad = tell(&report.problems) | bad_settings;
     let count = |s: Severity| report.problems.iter().filter(|p| p.severity == s).count();
     print_lines([format!(
         "{} valid, {} errors, {} warnings",
@@ -33,4 +41,13 @@ pub fn run(args: &ValidateArgs) -> Result<Answer> {
         count(Severity::Warning)
     )])?;
     Ok(if bad { Answer::No } else { Answer::Yes })
+}
+
+/// Tells about a file of settings; true when it has an error.
+fn settings(path: &Path) -> Result<bool> {
+    let reading =
+        config::read_file(path).with_context(|| format!("cannot read the settings {}", path.display()))?;
+    let bad = tell(&reading.problems);
+    print_lines([format!("{}: settings {}", path.display(), if bad { "refused" } else { "valid" })])?;
+    Ok(bad)
 }

@@ -2,10 +2,10 @@
 //! every error on the way), [`store`] holds all objects and their last good versions.
 
 mod document;
-mod fields;
+pub(crate) mod fields;
 mod kind;
 mod meta;
-mod scalar;
+pub(crate) mod scalar;
 
 mod config;
 mod core;
