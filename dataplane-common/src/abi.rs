@@ -196,6 +196,8 @@ pub mod rule_flag {
     pub const RECHECK: u8 = 1 << 1;
     /// Belongs to a staged policy: counted, never decides.
     pub const STAGED: u8 = 1 << 2;
+    /// A helper of the rule behind it, which it jumps over: no hit of that rule.
+    pub const UNCOUNTED: u8 = 1 << 3;
 }
 
 /// One compiled rule.

@@ -84,8 +84,11 @@ pub fn scan<R: Rows>(rows: &R, list: u32, classes: Classes) -> u64 {
         if !staged && (rule.action == RuleAction::Allow as u8 || rule.action == RuleAction::Deny as u8) {
             return u64::from(index);
         }
-        rows.passed(index, &rule);
-        let next = if !staged && rule.action == RuleAction::Skip as u8 { rule.resume } else { found + 1 };
+        if rule.flags & rule_flag::UNCOUNTED == 0 {
+            rows.passed(index, &rule);
+        }
+        // A staged rule that decides in shadow is a Skip too: what its policy would not have looked at is not counted.
+        let next = if rule.action == RuleAction::Skip as u8 { rule.resume } else { found + 1 };
         if next <= found {
             return SCAN_BROKEN;
         }

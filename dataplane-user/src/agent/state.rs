@@ -122,6 +122,9 @@ pub struct RuleState {
     pub policy: Option<String>,
     pub index: Option<u32>,
     pub action: Option<String>,
+    /// Its hits are what a staged policy would have done.
+    #[serde(default)]
+    pub staged: bool,
 }
 
 impl State {
@@ -270,6 +273,7 @@ fn rules(agent: &Agent) -> Vec<RuleState> {
             policy: r.policy.as_ref().map(ToString::to_string),
             index: r.index,
             action: r.action.map(|a| format!("{a:?}")),
+            staged: r.staged,
         })
         .collect()
 }

@@ -99,23 +99,35 @@ fn tier(kind: ListKind, tier: &TierBlock, names: &mut names::Builder, out: &mut 
         let end = out.len() as u32;
         to_policy_end.into_iter().for_each(|at: usize| out[at].entry.resume = end);
     }
-    if tier.end == TierEnd::Deny {
-        // Pass out of the tier goes on behind its end, not to it.
-        out.push(tier_end(kind, tier, names));
+    // Pass out of the tier goes on behind its end, not to it.
+    let end = out.len() as u32 + u32::from(tier.end != TierEnd::Pass);
+    match tier.end {
+        TierEnd::Deny => out.push(tier_end(kind, tier, names, None)),
+        TierEnd::WouldDeny => out.push(tier_end(kind, tier, names, Some(end))),
+        TierEnd::Pass => {}
     }
-    let end = out.len() as u32;
     to_end.into_iter().for_each(|at: usize| out[at].entry.resume = end);
 }
 
-fn tier_end(kind: ListKind, tier: &TierBlock, names: &mut names::Builder) -> Expanded {
-    let (name, identity) = names.tier_end(kind, &tier.name);
+/// With `staged_resume` it denies nothing: it is counted, and the list goes on there.
+fn tier_end(
+    kind: ListKind,
+    tier: &TierBlock,
+    names: &mut names::Builder,
+    staged_resume: Option<u32>,
+) -> Expanded {
+    let (name, identity) = names.tier_end(kind, &tier.name, staged_resume.is_some());
+    let (action, flags) = match staged_resume {
+        None => (RuleAction::Deny, rule_flag::TIER_END),
+        Some(_) => (RuleAction::Skip, rule_flag::TIER_END | rule_flag::STAGED),
+    };
     Expanded {
         entry: RuleEntry {
-            action: RuleAction::Deny as u8,
-            flags: rule_flag::TIER_END,
+            action: action as u8,
+            flags,
             index: u16::MAX,
             policy: u32::MAX,
-            resume: 0,
+            resume: staged_resume.unwrap_or(0),
             identity,
         },
         v4: true,
@@ -154,6 +166,7 @@ fn rule(
     if alternatives.is_empty() {
         return;
     }
+    let only_staged = tier.policies.iter().all(|p| p.staged);
     // "None of these named ports": whoever has one jumps behind the rule.
     let first_skip = out.len();
     for skip in negated_named_ports(&alternatives, rule) {
@@ -168,7 +181,12 @@ fn rule(
                 to_tier_end.push(position);
                 RuleAction::Skip
             }
-            // A staged policy ends at its own verdict, and what it says is only counted.
+            // What a staged policy says is only counted. Where enforced policies stand beside it, it ends at its own
+            // verdict; among staged ones alone, its verdict is that of the tier.
+            (Action::Allow | Action::Deny | Action::Pass, true) if only_staged => {
+                to_tier_end.push(position);
+                RuleAction::Skip
+            }
             (Action::Allow | Action::Deny | Action::Pass, true) => {
                 to_policy_end.push(position);
                 RuleAction::Skip
@@ -253,7 +271,12 @@ fn negated_named_ports(alternatives: &[Expanded], rule: &Resolved) -> Vec<Expand
                 vec![PortSet { protocol: *protocol, ranges: vec![PortRange { first: *port, last: *port }] }];
             // Only addresses, protocol and port of the name: a skip that hits more often than its rule is harmless.
             let mut skip = Expanded {
-                entry: RuleEntry { action: RuleAction::Skip as u8, ..model.entry },
+                // It means that the rule does not match, so it must not count as a hit of it.
+                entry: RuleEntry {
+                    action: RuleAction::Skip as u8,
+                    flags: rule_flag::UNCOUNTED,
+                    ..model.entry
+                },
                 v4: rule.v4,
                 v6: rule.v6,
                 source: AddressMatch::default(),

@@ -25,6 +25,8 @@ pub struct RuleName {
     pub index: Option<u32>,
     /// As written; `None`: the end of a tier.
     pub action: Option<Action>,
+    /// Its hits are what a staged policy *would* have done: nothing was enforced.
+    pub staged: bool,
     /// [`RuleEntry::identity`].
     pub identity: u32,
 }
@@ -93,18 +95,21 @@ impl Builder {
             policy: Some(policy.id.clone()),
             index: Some(u32::from(rule.index)),
             action: Some(rule.action),
+            staged: policy.staged,
             identity,
         });
         (number, name, identity)
     }
     /// Name and identity of a tier's end.
-    pub fn tier_end(&mut self, list: ListKind, tier: &str) -> (NameId, u32) {
-        self.intern(format!("{} {tier} end", list as usize), |identity| RuleName {
+    pub fn tier_end(&mut self, list: ListKind, tier: &str, staged: bool) -> (NameId, u32) {
+        let word = if staged { "staged end" } else { "end" };
+        self.intern(format!("{} {tier} {word}", list as usize), |identity| RuleName {
             list,
             tier: tier.to_owned(),
             policy: None,
             index: None,
             action: None,
+            staged,
             identity,
         })
     }

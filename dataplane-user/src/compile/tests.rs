@@ -1,10 +1,15 @@
 //! The tables, evaluated as the kernel does, against the rules, evaluated as they are written.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use dataplane_common::abi::{ListKind, PortKey, RuleAction, SIDE_DESTINATION, SIDE_SOURCE, rule_flag};
+use dataplane_common::abi::{
+    ListEntry, ListKind, PortKey, RuleAction, RuleEntry, SIDE_DESTINATION, SIDE_SOURCE, rule_flag,
+};
 use dataplane_common::addr::Addr;
+use dataplane_common::scan::{Classes, SCAN_NONE, next_match, scan};
+use dataplane_common::tables::Rows;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
@@ -74,23 +79,45 @@ fn rule_matches(sets: &Sets, rule: &Resolved, packet: &Packet) -> bool {
         && side_matches(sets, &rule.destination, packet.dst, packet.protocol, rule.protocol, packet.dport)
 }
 
-fn by_the_rules(sets: &Sets, list: &List, packet: &Packet) -> End {
+/// What is counted without deciding: (policy, rule) of Log, Pass and staged rules; (tier, none) where staged policies
+/// alone would deny at the end of a tier.
+type Counted = BTreeSet<(String, Option<u16>)>;
+
+fn by_the_rules(sets: &Sets, list: &List, packet: &Packet) -> (End, Counted) {
+    let mut counted = Counted::new();
     'tiers: for tier in &list.tiers {
-        for policy in tier.policies.iter().filter(|p| !p.staged) {
+        let only_staged = tier.policies.iter().all(|p| p.staged);
+        for policy in &tier.policies {
             for rule in policy.rules.iter().filter(|r| rule_matches(sets, r, packet)) {
-                match rule.action {
-                    Action::Log => {}
-                    Action::Pass => continue 'tiers,
-                    Action::Allow => return End::Rule(policy.id.name.clone(), rule.index, true),
-                    Action::Deny => return End::Rule(policy.id.name.clone(), rule.index, false),
+                let at = (policy.id.name.clone(), Some(rule.index));
+                let end = match rule.action {
+                    Action::Allow => End::Rule(policy.id.name.clone(), rule.index, true),
+                    Action::Deny => End::Rule(policy.id.name.clone(), rule.index, false),
+                    Action::Log => {
+                        counted.insert(at);
+                        continue;
+                    }
+                    Action::Pass => End::Nothing,
+                };
+                if policy.staged || rule.action == Action::Pass {
+                    counted.insert(at);
+                }
+                match (policy.staged, end) {
+                    // In a tier of staged policies alone the first verdict is the whole preview.
+                    (true, _) if only_staged => continue 'tiers,
+                    (true, _) => break,
+                    (false, End::Nothing) => continue 'tiers,
+                    (false, end) => return (end, counted),
                 }
             }
         }
-        if tier.end == TierEnd::Deny {
-            return End::Tier(tier.name.clone());
+        match tier.end {
+            TierEnd::Deny => return (End::Tier(tier.name.clone()), counted),
+            TierEnd::WouldDeny => drop(counted.insert((tier.name.clone(), None))),
+            TierEnd::Pass => {}
         }
     }
-    End::Nothing
+    (End::Nothing, counted)
 }
 
 // ---- as compiled ----
@@ -112,46 +139,62 @@ fn port_bytes(k: &PortKey) -> Vec<u8> {
     vec![k.side, k.protocol, k.port_be[0], k.port_be[1]]
 }
 
-fn by_the_tables(tables: &Tables, list: u32, packet: &Packet) -> End {
-    let list = &tables.lists[list as usize];
-    let addr = |ip: IpAddr| lpm(&tables.addr_class, &addr_bytes(&Addr::from(ip)), addr_bytes);
+/// The tables as the scan reads them.
+struct Scanned<'a> {
+    tables: &'a Tables,
+    passed: RefCell<Vec<u32>>,
+}
+
+impl Rows for Scanned<'_> {
+    fn list(&self, index: u32) -> Option<ListEntry> {
+        self.tables.lists.get(index as usize).copied()
+    }
+    fn word(&self, index: u32) -> Option<u64> {
+        self.tables.rows.get(index as usize).copied()
+    }
+    fn rule(&self, index: u32) -> Option<RuleEntry> {
+        self.tables.rules.get(index as usize).copied()
+    }
+    fn next(&self, list: u32, classes: Classes, position: u32) -> u64 {
+        next_match(self, list, classes, position)
+    }
+    fn passed(&self, index: u32, _: &RuleEntry) {
+        self.passed.borrow_mut().push(index);
+    }
+}
+
+fn by_the_tables(tables: &Tables, list: u32, packet: &Packet) -> (End, Counted) {
+    let addr = |ip: IpAddr| u64::from(lpm(&tables.addr_class, &addr_bytes(&Addr::from(ip)), addr_bytes));
     let port = |side: u8, port: u16| {
         let key = PortKey { side, protocol: packet.protocol, port_be: port.to_be_bytes() };
-        lpm(&tables.port_class, &port_bytes(&key), port_bytes)
+        u64::from(lpm(&tables.port_class, &port_bytes(&key), port_bytes))
     };
-    let rows = [
-        (list.source_rows, addr(packet.src)),
-        (list.destination_rows, addr(packet.dst)),
-        (list.dport_rows, port(SIDE_DESTINATION, packet.dport)),
-        (list.sport_rows, port(SIDE_SOURCE, packet.sport)),
-    ]
-    .map(|(base, class)| (base + class * (1 + list.words)) as usize);
-    let mut at = 0;
-    while at < list.rule_count {
-        let word = at as usize / 64;
-        let summary = rows.iter().all(|row| tables.rows[*row] >> word & 1 == 1);
-        let hit = rows.iter().all(|row| tables.rows[row + 1 + word] >> (at % 64) & 1 == 1);
-        assert!(summary || !hit, "a word with bits must stand in its summary");
-        let position = list.rule_base + at;
-        let rule = &tables.rules[position as usize];
-        at += 1;
-        if !hit {
-            continue;
-        }
-        let name = tables.names.rule(position).expect("every position has a name");
-        let policy = || name.policy.as_ref().map(|p| p.name.clone()).unwrap_or_default();
-        match rule.action {
-            a if a == RuleAction::Skip as u8 => {
-                assert!(rule.resume >= at, "a skip goes forward");
-                at = rule.resume;
-            }
-            a if a == RuleAction::Log as u8 => {}
-            a if a == RuleAction::Allow as u8 => return End::Rule(policy(), rule.index, true),
-            _ if rule.flags & rule_flag::TIER_END != 0 => return End::Tier(name.tier.clone()),
-            _ => return End::Rule(policy(), rule.index, false),
-        }
+    let classes = Classes {
+        addresses: addr(packet.src) << 32 | addr(packet.dst),
+        ports: port(SIDE_SOURCE, packet.sport) << 32 | port(SIDE_DESTINATION, packet.dport),
+    };
+    let rows = Scanned { tables, passed: RefCell::default() };
+    let hit = scan(&rows, list, classes);
+    let name = |position: u32| tables.names.rule(position).expect("every position has a name");
+    let policy = |position: u32| name(position).policy.as_ref().map(|p| p.name.clone());
+    let counted = rows.passed.take().into_iter().map(|position| match policy(position) {
+        Some(policy) => (policy, name(position).index.map(|i| i as u16)),
+        None => (name(position).tier.clone(), None),
+    });
+    let counted = counted.collect();
+    if hit == SCAN_NONE {
+        return (End::Nothing, counted);
     }
-    End::Nothing
+    let position = u32::try_from(hit).expect("the scan neither breaks nor runs out of steps");
+    let rule = &tables.rules[position as usize];
+    let end = match policy(position) {
+        None => {
+            assert!(rule.flags & rule_flag::TIER_END != 0);
+            End::Tier(name(position).tier.clone())
+        }
+        Some(policy) => End::Rule(policy, rule.index, rule.action == RuleAction::Allow as u8),
+    };
+    (end, counted)
 }
 
 // ---- random worlds ----
@@ -270,7 +313,7 @@ fn rule() -> impl Strategy<Value = Resolved> {
 }
 
 fn list() -> impl Strategy<Value = List> {
-    let policy = (prop::collection::vec(rule(), 0..6), prop::bool::weighted(0.1));
+    let policy = (prop::collection::vec(rule(), 0..6), prop::bool::weighted(0.3));
     let tier = (prop::collection::vec(policy, 1..4), any::<bool>());
     prop::collection::vec(tier, 1..4).prop_map(|tiers| {
         let tiers = tiers.into_iter().enumerate().map(|(t, (policies, deny))| {
@@ -284,8 +327,13 @@ fn list() -> impl Strategy<Value = List> {
                 };
                 PolicyBlock { id, staged, recheck: false, rules }
             });
-            let end = if deny { TierEnd::Deny } else { TierEnd::Pass };
-            TierBlock { name: format!("t{t}"), end, policies: policies.collect() }
+            let policies: Vec<PolicyBlock> = policies.collect();
+            let end = match (deny, policies.iter().all(|p| p.staged)) {
+                (true, false) => TierEnd::Deny,
+                (true, true) => TierEnd::WouldDeny,
+                (false, _) => TierEnd::Pass,
+            };
+            TierBlock { name: format!("t{t}"), end, policies }
         });
         List { tiers: tiers.collect() }
     })
@@ -335,7 +383,7 @@ proptest! {
         for packet in packets {
             let expected = by_the_rules(&snapshot.sets, &list, &packet);
             let got = match tables.endpoints[0].lists[ListKind::NormalIngress as usize] {
-                0 => End::Nothing,
+                0 => (End::Nothing, Counted::new()),
                 list => by_the_tables(&tables, list - 1, &packet),
             };
             prop_assert_eq!(got, expected, "{:?}", packet);

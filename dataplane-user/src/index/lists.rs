@@ -123,6 +123,8 @@ pub struct List {
 pub enum TierEnd {
     Deny,
     Pass,
+    /// Only staged policies are here: nothing is denied, and what would be is counted.
+    WouldDeny,
 }
 
 /// The policies of one tier in one list.
@@ -305,7 +307,11 @@ impl Builder<'_> {
             // §3.5: only an enforced policy arms the end of its tier.
             let armed = policies.iter().any(|p| !p.staged);
             let passes = ends_with_pass(kind) || tier.default_action == TierDefault::Pass;
-            let end = if armed && !passes { TierEnd::Deny } else { TierEnd::Pass };
+            let end = match (passes, armed) {
+                (true, _) => TierEnd::Pass,
+                (false, true) => TierEnd::Deny,
+                (false, false) => TierEnd::WouldDeny,
+            };
             blocks.push(TierBlock { name: tier.name.clone(), end, policies });
         }
         List { tiers: blocks }

@@ -145,7 +145,13 @@ pub(crate) fn walk(walk: &mut Walk<'_>, endpoint: &HostEndpoint, list: List) -> 
             let what =
                 format!("{} list, tier {}, {} {}", list.name(), tier.name, policy.kind.as_str(), policy.name);
             if policy.kind.is_staged() {
-                walk.trace.push(format!("{what}: staged, not enforced"));
+                let would = match rules_of(walk, &what, policy.rules(walk.direction)) {
+                    Step::Decided(true, rule) => format!("would Allow by rule {rule}"),
+                    Step::Decided(false, rule) => format!("would Deny by rule {rule}"),
+                    Step::Pass => "would Pass".to_owned(),
+                    Step::Next => "no rule of it would decide".to_owned(),
+                };
+                walk.trace.push(format!("{what}: staged, not enforced: {would}"));
                 continue;
             }
             enforced = true;
