@@ -351,9 +351,8 @@ impl Builder<'_> {
         let recheck = self.view.settings.on_policy_change == OnPolicyChange::Recheck;
         let mut tiers = Vec::new();
         for name in &hep.profiles {
-            let built_in = (name == defaults::DEFAULT_ALLOW_PROFILE).then(defaults::default_allow_profile);
-            let Some(profile) = world.profiles.get(name).or(built_in.as_ref()) else { continue };
-            let rules = self.rules(profile_rules(profile, direction), None, direction);
+            let Some(profile) = defaults::profile(world, name) else { continue };
+            let rules = self.rules(profile_rules(&profile, direction), None, direction);
             if rules.is_empty() {
                 continue;
             }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::sets::{SetId, Sets};
-use crate::policy::{HostEndpoint, Labels, PeerSelector, Pod, Protocol, World};
+use crate::policy::{HostEndpoint, Labels, PeerSelector, Pod, Protocol, World, defaults};
 
 /// The namespace that a pod or network set is in.
 const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
@@ -184,8 +184,8 @@ fn with_inherited(own: &Labels, inherited: &Labels) -> Labels {
 pub fn endpoint_labels(hep: &HostEndpoint, world: &World) -> Labels {
     let mut labels = Labels::new();
     // Of two profiles that set one label, the first listed wins.
-    for profile in hep.profiles.iter().rev().filter_map(|name| world.profiles.get(name)) {
-        labels.extend(profile.labels_to_apply.clone());
+    for profile in hep.profiles.iter().rev().filter_map(|name| defaults::profile(world, name)) {
+        labels.extend(profile.labels_to_apply);
     }
     labels.extend(hep.labels.clone());
     labels

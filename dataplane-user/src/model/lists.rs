@@ -197,7 +197,10 @@ pub(crate) fn profiles(walk: &mut Walk<'_>, endpoint: &HostEndpoint) -> End {
                 };
                 rules_of(walk, &what, rules)
             }
-            None if name == "projectcalico-default-allow" => {
+            // A namespace's own profile allows everything (§1.8).
+            None if name == "projectcalico-default-allow"
+                || name.strip_prefix("kns.").is_some_and(|n| walk.world.namespaces.contains_key(n)) =>
+            {
                 walk.trace.push(format!("{what} rule 0 (Allow): match"));
                 Step::Decided(true, 0)
             }

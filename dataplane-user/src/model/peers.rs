@@ -27,8 +27,19 @@ impl Peer {
 /// Labels of a host endpoint: its own, and those its profiles apply; own values win.
 pub(crate) fn endpoint_labels(world: &World, endpoint: &HostEndpoint) -> Labels {
     let mut labels = Labels::new();
-    for profile in endpoint.profiles.iter().rev().filter_map(|p| world.profiles.get(p)) {
-        labels.extend(profile.labels_to_apply.clone());
+    for name in endpoint.profiles.iter().rev() {
+        if let Some(profile) = world.profiles.get(name) {
+            labels.extend(profile.labels_to_apply.clone());
+        } else if let Some(namespace) =
+            name.strip_prefix("kns.").filter(|n| world.namespaces.contains_key(*n))
+        {
+            labels.extend(namespace_labels(world, namespace));
+        } else if let Some((namespace, account)) = name.strip_prefix("ksa.").and_then(|n| n.split_once('.'))
+            && let Some(account) = world.service_accounts.get(&(namespace.into(), account.into()))
+        {
+            labels.extend(account.labels.iter().map(|(k, v)| (format!("pcsa.{k}"), v.clone())));
+            labels.insert("pcsa.projectcalico.org/name".into(), account.name.clone());
+        }
     }
     labels.extend(endpoint.labels.clone());
     labels

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{Action, EntityRule, Failsafe, Order, Profile, Rule, Tier, TierDefault};
+use super::{Action, EntityRule, Failsafe, Labels, Order, Profile, Rule, Tier, TierDefault, World};
 
 /// The tier of policies that name none.
 pub const DEFAULT_TIER: &str = "default";
@@ -47,6 +47,31 @@ pub fn default_allow_profile() -> Profile {
         ingress: vec![allow.clone()],
         egress: vec![allow],
     }
+}
+
+/// A profile by its name: a written one, the built-in one, or one that Calico makes from an object (§1.8):
+/// `kns.NAMESPACE` allows everything and applies the namespace's labels, `ksa.NAMESPACE.ACCOUNT` applies labels only.
+/// `None`: there is none of this name, so it matches nothing.
+pub fn profile(world: &World, name: &str) -> Option<Profile> {
+    let prefixed = |prefix: &str, labels: &Labels, own: &str| -> Labels {
+        let own = [(format!("{prefix}projectcalico.org/name"), own.to_owned())];
+        labels.iter().map(|(key, value)| (format!("{prefix}{key}"), value.clone())).chain(own).collect()
+    };
+    if let Some(written) = world.profiles.get(name) {
+        return Some(written.clone());
+    }
+    if name == DEFAULT_ALLOW_PROFILE {
+        return Some(default_allow_profile());
+    }
+    let made = |labels_to_apply, from: Profile| Profile { name: name.to_owned(), labels_to_apply, ..from };
+    if let Some(namespace) = name.strip_prefix("kns.").and_then(|name| world.namespaces.get(name)) {
+        let labels = prefixed("pcns.", &namespace.labels, &namespace.name);
+        return Some(made(labels, default_allow_profile()));
+    }
+    let (namespace, account) = name.strip_prefix("ksa.")?.split_once('.')?;
+    let account = world.service_accounts.get(&(namespace.to_owned(), account.to_owned()))?;
+    let silent = Profile { ingress: Vec::new(), egress: Vec::new(), ..default_allow_profile() };
+    Some(made(prefixed("pcsa.", &account.labels, &account.name), silent))
 }
 
 fn everywhere(ports: &[(u8, u16)]) -> Vec<Failsafe> {

@@ -14,6 +14,12 @@ fn protocol(ctx: &mut Context, fields: &mut Fields<'_>) -> Option<Protocol> {
     fields.get("protocol").map_or(Some(6), |at| at.choice(ctx, &PORT_PROTOCOLS))
 }
 
+/// Each once, in the order of its first place.
+fn without_repeats<T: Copy + Ord>(items: Vec<T>) -> Vec<T> {
+    let mut seen = std::collections::BTreeSet::new();
+    items.into_iter().filter(|item| seen.insert(*item)).collect()
+}
+
 fn addresses(ctx: &mut Context, fields: &mut Fields<'_>, name: &'static str) -> Vec<IpAddr> {
     fields.list(ctx, name).iter().filter_map(|at| at.address(ctx)).collect()
 }
@@ -28,13 +34,8 @@ pub(crate) fn node(ctx: &mut Context, meta: &Meta, root: &mut Fields<'_>) -> Opt
     if let Some(mut spec) = root.fields(ctx, "spec") {
         let single = spec.get("podCIDR").filter(|at| at.value != "");
         let many = spec.list(ctx, "podCIDRs");
-        for at in single.iter().chain(&many) {
-            if let Some(net) = at.net(ctx, Bare::Warn)
-                && !node.pod_cidrs.contains(&net)
-            {
-                node.pod_cidrs.push(net);
-            }
-        }
+        let nets = single.iter().chain(&many).filter_map(|at| at.net(ctx, Bare::Warn)).collect();
+        node.pod_cidrs = without_repeats(nets);
     }
     let Some(mut status) = root.fields(ctx, "status") else { return Some(node) };
     for at in status.list(ctx, "addresses") {
@@ -61,12 +62,9 @@ pub(crate) fn service(ctx: &mut Context, meta: &Meta, root: &mut Fields<'_>) -> 
             if matches!(at.value.as_str(), Some("" | "None")) {
                 continue;
             }
-            if let Some(address) = at.address(ctx)
-                && !service.cluster_ips.contains(&address)
-            {
-                service.cluster_ips.push(address);
-            }
+            service.cluster_ips.extend(at.address(ctx));
         }
+        service.cluster_ips = without_repeats(service.cluster_ips);
         service.external_ips = addresses(ctx, &mut spec, "externalIPs");
         service.ports = spec.list(ctx, "ports").iter().filter_map(|at| service_port(ctx, at)).collect();
     }
@@ -153,13 +151,7 @@ pub(crate) fn pod(ctx: &mut Context, meta: &Meta, root: &mut Fields<'_>) -> Opti
         let single = status.get("podIP").filter(|at| at.value != "");
         let many: Vec<At<'_>> =
             status.list(ctx, "podIPs").iter().filter_map(|at| at.fields(ctx)?.get("ip")).collect();
-        for at in single.iter().chain(&many) {
-            if let Some(address) = at.address(ctx)
-                && !pod.ips.contains(&address)
-            {
-                pod.ips.push(address);
-            }
-        }
+        pod.ips = without_repeats(single.iter().chain(&many).filter_map(|at| at.address(ctx)).collect());
     }
     Some(pod)
 }

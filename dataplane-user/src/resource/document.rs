@@ -15,6 +15,14 @@ pub const MAX_DOCUMENTS: usize = 100_000;
 /// Deepest folder below the one that was named.
 pub const MAX_FOLDER_DEPTH: usize = 16;
 
+/// Most values (scalars, lists, mappings) of one document, after aliases are expanded. A List of all pods of a large
+/// cluster has about a million.
+pub const MAX_YAML_NODES: usize = 4 << 20;
+/// Deepest nesting of lists and mappings.
+pub const MAX_YAML_DEPTH: usize = 64;
+/// Most values that aliases (`*name`) may add: ten lines of them can ask for billions.
+pub const MAX_YAML_ALIASED: usize = 100_000;
+
 /// One YAML or JSON document.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
@@ -182,6 +190,12 @@ fn parse(part: &str) -> Result<Value, (usize, String)> {
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
+        budget: serde_saphyr::budget! {
+            max_nodes: MAX_YAML_NODES,
+            max_events: 2 * MAX_YAML_NODES,
+            max_depth: MAX_YAML_DEPTH,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_YAML_ALIASED },
     };
     serde_saphyr::from_str_with_options(part, options).map_err(|error| {
         let line =
@@ -195,6 +209,10 @@ fn explain(error: &str, part: &str) -> String {
     let indented_by_tab = part.lines().any(|line| line.trim_start_matches(' ').starts_with('\t'));
     let hint = if indented_by_tab {
         "; YAML is indented by spaces, not by tabs"
+    } else if error.contains("alias replay") {
+        "; write out what the aliases (`*name`) stand for, or split the document"
+    } else if error.contains("budget") {
+        "; the document is too large or too deep, split it"
     } else if error.to_lowercase().contains("duplicate") {
         "; each key may stand once: join the two, or rename one"
     } else {

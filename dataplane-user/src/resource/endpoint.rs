@@ -11,6 +11,10 @@ use crate::policy::{
     Direction, HepInterface, HostEndpoint, NetworkSet, Order, Profile, Protocol, Tier, TierDefault,
 };
 
+/// Most networks of one network set. A generation holds more (`MAX_PREFIXES`), but no one object may take them all.
+pub(crate) const MAX_SET_NETS: usize = 1 << 18;
+/// Most expectedIPs, profiles or ports of one host endpoint.
+pub(crate) const MAX_ENDPOINT_ITEMS: usize = 1024;
 /// Longest device name of Linux.
 const MAX_DEVICE_CHARS: usize = 15;
 const TRUE_OR_FALSE: &[&str] = &["true", "false"];
@@ -31,6 +35,11 @@ pub(crate) fn host_endpoint(ctx: &mut Context, meta: &Meta, root: &mut Fields<'_
         at.error(ctx, format!("a node name has at most {MAX_NAME_CHARS} characters"));
     }
     let interface = interface(ctx, &mut spec);
+    for name in ["expectedIPs", "profiles", "ports"] {
+        if let Some(at) = spec.get(name) {
+            at.check_count(ctx, at.value.as_array().map_or(0, Vec::len), MAX_ENDPOINT_ITEMS);
+        }
+    }
     let ips = spec.list(ctx, "expectedIPs");
     if interface == HepInterface::ByAddress
         && ips.is_empty()
@@ -97,9 +106,11 @@ pub(crate) fn network_set(ctx: &mut Context, meta: &Meta, root: &mut Fields<'_>)
     }
     let mut nets = Vec::new();
     if let Some(mut spec) = root.fields(ctx, "spec") {
-        for item in spec.list(ctx, "nets") {
-            nets.extend(item.net(ctx, Bare::Usual));
+        let items = spec.list(ctx, "nets");
+        if let Some(at) = spec.get("nets") {
+            at.check_count(ctx, items.len(), MAX_SET_NETS);
         }
+        nets.extend(items.iter().filter_map(|item| item.net(ctx, Bare::Usual)));
         spec.finish(ctx);
     }
     let namespace = (meta.key.kind == Kind::NetworkSet).then(|| meta.namespace());
@@ -134,8 +145,12 @@ pub(crate) fn tier(ctx: &mut Context, meta: &Meta, root: &mut Fields<'_>) -> Opt
 }
 
 pub(crate) fn profile(ctx: &mut Context, meta: &Meta, root: &mut Fields<'_>) -> Option<Profile> {
+    let made = [("kns.", "Namespace"), ("ksa.", "ServiceAccount")];
     if meta.key.name == DEFAULT_ALLOW_PROFILE {
         ctx.error("metadata.name", "is built in and cannot be written; choose another name");
+    } else if let Some((prefix, kind)) = made.iter().find(|(prefix, _)| meta.key.name.starts_with(prefix)) {
+        let message = format!("profiles called `{prefix}…` are made from the {kind}; choose another name");
+        ctx.report(crate::policy::Severity::Error, "metadata.name", meta.name(), message);
     }
     let mut profile = Profile {
         name: meta.name(),

@@ -14,6 +14,8 @@ use crate::selector::Selector;
 pub(crate) const MAX_NETS: usize = 256;
 /// Most entries of `ports` or `notPorts` (§1.3).
 pub(crate) const MAX_PORTS: usize = 50;
+/// Most names of `serviceAccounts`. Ours, not Calico's.
+pub(crate) const MAX_SERVICE_ACCOUNTS: usize = 1024;
 
 /// Label that pods and network sets of a namespace have (§2).
 pub(crate) const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
@@ -155,7 +157,7 @@ fn service_accounts(ctx: &mut Context, at: &At<'_>) -> Option<Selector> {
         at.error(ctx, "says nothing; write `names:` or `selector:`, or remove it");
     }
     if let Some(at) = names_at {
-        let items = at.criterion_list(ctx, usize::MAX);
+        let items = at.criterion_list(ctx, MAX_SERVICE_ACCOUNTS);
         let names: Vec<&str> = items.iter().filter_map(|item| item.text(ctx)).collect();
         result = result.and(Selector::is_in(SERVICE_ACCOUNT_LABEL, names));
     }

@@ -10,6 +10,8 @@ use crate::selector::Selector;
 
 /// Longest value that a message shows, in characters.
 const MAX_SHOWN_CHARS: usize = 80;
+/// Most problems that are told of one document: whoever repairs these sees the rest.
+pub(crate) const MAX_PROBLEMS: usize = 200;
 
 /// Which document is being read, and what was found wrong with it so far.
 #[derive(Debug, Default)]
@@ -19,6 +21,8 @@ pub(crate) struct Context {
     /// `GlobalNetworkPolicy/web`, as far as it is known.
     pub(crate) object: String,
     pub(crate) problems: Vec<Problem>,
+    /// Errors that were found behind [`MAX_PROBLEMS`].
+    pub(crate) more_errors: usize,
 }
 
 impl Context {
@@ -29,6 +33,10 @@ impl Context {
         value: String,
         message: impl Into<String>,
     ) {
+        if self.problems.len() >= MAX_PROBLEMS {
+            self.more_errors += usize::from(severity == Severity::Error);
+            return;
+        }
         self.problems.push(Problem {
             severity,
             file: self.file.clone(),
@@ -44,7 +52,17 @@ impl Context {
         self.report(Severity::Error, path, String::new(), message);
     }
     pub(crate) fn has_errors(&self) -> bool {
-        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+        self.more_errors > 0 || self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+    /// Says how many errors were left out.
+    pub(crate) fn finish(&mut self) {
+        if self.more_errors > 0 {
+            // The last one makes room for this one.
+            let dropped = self.problems.pop().is_some_and(|problem| problem.severity == Severity::Error);
+            let count = self.more_errors + usize::from(dropped);
+            let message = format!("and {count} more errors; repair these first");
+            self.error("", message);
+        }
     }
 }
 
@@ -305,6 +323,28 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn finish(self, ctx: &mut Context) {
         self.finish_with(ctx, |_| None);
+    }
+
+    /// Tells what has no effect, in a kind that is read in part (D13): a probable misspelling as a warning, with what
+    /// was probably meant, the rest as notes. `why` may know what is done instead.
+    pub(crate) fn finish_with_notes(self, ctx: &mut Context, why: impl Fn(&str) -> Option<&'static str>) {
+        self.tell_unread(ctx, |key| Some(why(key).unwrap_or("is not used by this program")));
+    }
+
+    /// As [`Self::finish_with_notes`], without the notes: the rest is known to be somebody else's.
+    pub(crate) fn finish_with_near_misses(self, ctx: &mut Context) {
+        self.tell_unread(ctx, |_| None);
+    }
+
+    fn tell_unread(self, ctx: &mut Context, note: impl Fn(&str) -> Option<&'static str>) {
+        for (key, value) in self.map.iter().filter(|(key, _)| !self.known.contains(&key.as_str())) {
+            let at = At { path: self.path_of(key), value };
+            if let Some(name) = closest(key, self.known.iter().copied()) {
+                at.warn(ctx, format!("unknown field, it has no effect; did you mean `{name}`?"));
+            } else if let Some(why) = note(key) {
+                ctx.report(Severity::Note, &at.path, shown(value), format!("has no effect here: {why}"));
+            }
+        }
     }
 }
 

@@ -50,6 +50,7 @@ pub(crate) fn read(document: &Document) -> Reading {
         return Reading { outcome: Outcome::Refused(None), problems: vec![(**problem).clone()] };
     }
     let outcome = read_into(&mut ctx, document);
+    ctx.finish();
     let outcome = match outcome {
         Outcome::Accepted(key, _) if ctx.has_errors() => Outcome::Refused(Some(key)),
         other => other,

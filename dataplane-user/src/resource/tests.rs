@@ -3,6 +3,7 @@
 use super::{Report, Store, documents_from_str};
 use crate::policy::{Direction, Family, World};
 
+mod config;
 mod seeds;
 mod store;
 
