@@ -25,14 +25,49 @@ pub struct Control {
     pub flags: u32,
     /// Until then (kernel clock, ns) enforcement is suspended: counts, does not drop.
     pub suspend_until_ns: u64,
+    /// Which apply waits for its confirmation, or was the last that did; 0: there was none.
+    pub trial: u64,
     /// Always zero.
-    pub spare: [u64; 4],
+    pub spare: [u64; 3],
 }
 
 /// [`Control::flags`].
 pub mod control_flag {
     /// Node-wide audit: counts, does not drop.
     pub const AUDIT: u32 = 1 << 0;
+    /// [`super::Control::trial`] was confirmed.
+    pub const CONFIRMED: u32 = 1 << 1;
+    /// [`super::Control::trial`] was undone.
+    pub const UNDONE: u32 = 1 << 2;
+}
+
+impl Control {
+    /// Whether an apply waits for its confirmation, in time or not.
+    #[inline(always)]
+    pub const fn waits(&self) -> bool {
+        self.confirm_until_ns != 0
+    }
+    /// Whether nobody confirmed in time: the generation before is in force, though nobody has written so.
+    #[inline(always)]
+    pub const fn expired(&self, now_ns: u64) -> bool {
+        self.confirm_until_ns != 0 && now_ns >= self.confirm_until_ns && self.fallback != 0
+    }
+    /// What is in force: slot plus one (0: nothing), and the policy epoch. Going back is a change of policy like
+    /// any other, so it has an epoch of its own: flows that only the undone generation would admit are judged again
+    /// where `recheck` asks for it (D15).
+    #[inline(always)]
+    pub const fn in_force(&self, now_ns: u64) -> (u32, u32) {
+        if self.expired(now_ns) {
+            (self.fallback, self.epoch.wrapping_add(1))
+        } else {
+            (self.active, self.epoch)
+        }
+    }
+    /// Whether what is denied passes nevertheless: audit, or a suspension that still runs.
+    #[inline(always)]
+    pub const fn spares(&self, now_ns: u64) -> bool {
+        self.flags & control_flag::AUDIT != 0 || now_ns < self.suspend_until_ns
+    }
 }
 
 /// Per-generation settings, array of one.
@@ -343,7 +378,7 @@ pub struct EthertypeKey {
 
 /// Hooks, and bits of a flow's admission.
 #[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Hook {
     /// TC ingress.
     #[default]
@@ -367,13 +402,20 @@ impl Hook {
     }
 }
 
-/// Entries of `pc_counters`.
-pub const COUNTERS: u32 = 2 * 3 * 128;
+/// Entries of `pc_counters`: per hook the three verdicts, and what was denied but spared.
+pub const COUNTERS: u32 = 2 * COUNTER_CLASSES * 128;
+const COUNTER_CLASSES: u32 = 4;
 
 /// Index into `pc_counters`: hook, verdict and reason.
 #[inline(always)]
 pub const fn counter_index(hook: Hook, verdict: Verdict, reason: Reason) -> u32 {
-    (hook as u32 * 3 + verdict as u32) * 128 + (reason as u32 & 127)
+    (hook as u32 * COUNTER_CLASSES + verdict as u32) * 128 + (reason as u32 & 127)
+}
+
+/// Index into `pc_counters` of packets that were denied and passed all the same ([`Control::spares`]).
+#[inline(always)]
+pub const fn spared_index(hook: Hook, reason: Reason) -> u32 {
+    (hook as u32 * COUNTER_CLASSES + COUNTER_CLASSES - 1) * 128 + (reason as u32 & 127)
 }
 
 /// Key of `pc_rule_hits`.
@@ -406,8 +448,10 @@ pub struct Event {
     pub hook: u8,
     /// 1: a Log rule, not a verdict.
     pub log: u8,
+    /// 1: denied, and passed all the same ([`Control::spares`]).
+    pub spared: u8,
     /// Always zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
 }
 
 /// What is known of the packet in work. In memory, not in registers: the verifier then has one state per step.
@@ -506,4 +550,58 @@ pub struct Scratch {
     pub event_count: u32,
     /// Events left out since the last.
     pub event_lost: u32,
+    /// 1: what is denied passes ([`Control::spares`]).
+    pub spares: u32,
+    /// Always zero.
+    pub spare: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRIAL: Control = Control {
+        active: 2,
+        epoch: 7,
+        clock_offset_ns: 0,
+        grace_until_ns: 0,
+        confirm_until_ns: 100,
+        fallback: 1,
+        flags: 0,
+        suspend_until_ns: 0,
+        trial: 9,
+        spare: [0; 3],
+    };
+
+    #[test]
+    fn the_generation_before_is_in_force_from_the_deadline_on() {
+        assert_eq!(TRIAL.in_force(99), (2, 7));
+        assert_eq!(TRIAL.in_force(100), (1, 8));
+        assert_eq!(Control { confirm_until_ns: 0, ..TRIAL }.in_force(100), (2, 7));
+        // Without a generation to go back to, the one that is there stays: never nothing.
+        assert_eq!(Control { fallback: 0, ..TRIAL }.in_force(100), (2, 7));
+    }
+
+    #[test]
+    fn a_suspension_ends_by_itself_and_audit_does_not() {
+        let suspended = Control { suspend_until_ns: 50, ..TRIAL };
+        assert!(suspended.spares(49) && !suspended.spares(50) && !TRIAL.spares(0));
+        assert!(Control { flags: control_flag::AUDIT, ..TRIAL }.spares(u64::MAX));
+    }
+
+    #[test]
+    fn spared_packets_have_counters_of_their_own() {
+        let mut seen = [false; COUNTERS as usize];
+        let mut mark = |index: u32| {
+            assert!(!core::mem::replace(&mut seen[index as usize], true), "{index} twice");
+        };
+        for hook in [Hook::Ingress, Hook::Egress] {
+            for reason in Reason::ALL {
+                for verdict in [Verdict::Ungoverned, Verdict::Allow, Verdict::Deny] {
+                    mark(counter_index(hook, verdict, *reason));
+                }
+                mark(spared_index(hook, *reason));
+            }
+        }
+    }
 }

@@ -31,7 +31,7 @@ mod pod;
 
 /// Version of the layout of every map but the flow tables. Part of the pin path. Bump it with any change in
 /// [`abi`].
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 /// Version of [`flow::FlowKey`] and [`flow::FlowEntry`], apart from the others because flows must survive an
 /// upgrade (D49).
 pub const FLOW_ABI_VERSION: u32 = 1;

@@ -10,7 +10,7 @@ mod tables;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use dataplane_common::abi::{EthertypeKey, Hook, Scratch, control_flag, counter_index};
+use dataplane_common::abi::{EthertypeKey, Hook, Scratch, counter_index, spared_index};
 use dataplane_common::decide;
 use dataplane_common::frame::Frame;
 use dataplane_common::limits::GENERATION_SLOTS;
@@ -67,27 +67,37 @@ impl Frame for Skb {
 fn program(context: &TcContext, hook: Hook) -> i32 {
     let (Some(work), Some(control)) = (raw::scratch(), maps::CONTROL.get(0)) else { return TC_ACT_SHOT };
     let now_ns = raw::clock().wrapping_add(control.clock_offset_ns);
-    // `apply --confirm` that nobody confirmed: back to the generation before.
-    let back = control.confirm_until_ns != 0 && now_ns >= control.confirm_until_ns && control.fallback != 0;
-    let active = if back { control.fallback } else { control.active };
+    // `apply --confirm` that nobody confirmed: back to the generation before, whether an agent lives or not.
+    let (active, epoch) = control.in_force(now_ns);
     if active == 0 {
         work.decision = Decision::new(Verdict::Ungoverned, Stage::None, Reason::NoGeneration);
         return TC_ACT_UNSPEC;
     }
     let skb = Skb::new(context);
     skb.linearise();
-    let tables = Kernel { skb, slot: (active - 1) & (GENERATION_SLOTS - 1), now_ns };
+    let slot = (active - 1) & (GENERATION_SLOTS - 1);
+    let tables = Kernel { skb, slot, now_ns, epoch, record_only_until_ns: control.grace_until_ns };
+    work.spares = u32::from(control.spares(now_ns));
     let from_device = skb.ingress_ifindex() != 0;
     let decision = decide::run(&skb, &tables, work, hook, skb.ifindex(), from_device);
     tell(work, decision, hook);
-    let spared = control.flags & control_flag::AUDIT != 0 || now_ns < control.suspend_until_ns;
-    if decision.verdict as u8 == Verdict::Deny as u8 && !spared { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
+    if decision.verdict as u8 == Verdict::Deny as u8 && work.spares == 0 {
+        TC_ACT_SHOT
+    } else {
+        TC_ACT_UNSPEC
+    }
 }
 
 /// Counters, and an event for what was refused.
 #[inline(never)]
 fn tell(work: &mut Scratch, decision: Decision, hook: Hook) {
-    raw::count(counter_index(hook, decision.verdict, decision.reason), work.packet.len);
+    let denied = decision.verdict as u8 == Verdict::Deny as u8;
+    let index = if denied && work.spares != 0 {
+        spared_index(hook, decision.reason)
+    } else {
+        counter_index(hook, decision.verdict, decision.reason)
+    };
+    raw::count(index, work.packet.len);
     if decision.stage as u8 == Stage::L2 as u8 && decision.reason as u8 != Reason::OtherVlan as u8 {
         let key = EthertypeKey {
             ethertype: work.packet.ethertype,
@@ -99,7 +109,7 @@ fn tell(work: &mut Scratch, decision: Decision, hook: Hook) {
     if decision.rule != NO_RULE {
         tables::count_rule(work, work.facts.rule_identity);
     }
-    if decision.verdict as u8 == Verdict::Deny as u8 {
+    if denied {
         tables::event(work, 0, NO_RULE);
     }
 }

@@ -260,7 +260,9 @@ pub fn send(work: &Scratch, device: u32, hook: u8, log: u8, rule: u32) -> bool {
         (*event).lost = work.event_lost;
         (*event).hook = hook;
         (*event).log = log;
-        (*event).pad = [0; 6];
+        // A Log rule tells what it saw, whatever becomes of the packet.
+        (*event).spared = if log == 0 { work.spares as u8 } else { 0 };
+        (*event).pad = [0; 5];
         if log != 0 {
             (*event).decision.rule = rule;
         }

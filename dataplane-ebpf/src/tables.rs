@@ -26,6 +26,10 @@ pub struct Kernel {
     pub skb: Skb,
     pub slot: u32,
     pub now_ns: u64,
+    /// Policy epoch of what is in force.
+    pub epoch: u32,
+    /// `Control::grace_until_ns`.
+    pub record_only_until_ns: u64,
 }
 
 macro_rules! trie {
@@ -40,14 +44,13 @@ macro_rules! trie {
 impl Tables for Kernel {
     #[inline(always)]
     fn node(&self) -> Option<NodeState> {
-        let control = maps::CONTROL.get(0)?;
         let settings = maps::SETTINGS.get_value(self.slot, &0)?;
         Some(NodeState {
             now_ns: self.now_ns,
             generation: settings.generation,
             settings: settings.flags,
-            epoch: control.epoch,
-            record_only_until_ns: control.grace_until_ns,
+            epoch: self.epoch,
+            record_only_until_ns: self.record_only_until_ns,
         })
     }
 

@@ -17,6 +17,8 @@ pub mod maps;
 pub mod model;
 pub mod scenario;
 
+pub mod safety;
+
 pub mod cli;
 
 mod sys;

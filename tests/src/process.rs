@@ -84,6 +84,10 @@ impl Home {
     pub fn pin_dir(&self) -> PathBuf {
         self.bpf.pin_dir()
     }
+
+    pub fn state_dir(&self) -> &Path {
+        self.state.path()
+    }
 }
 
 /// A running agent; killed when dropped.
@@ -96,12 +100,17 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent in `netns` as node1, and waits until its first generation is in force.
     pub fn start(netns: &Netns, policies: &Policies, home: &Home) -> Result<(Self, u64)> {
-        let mut agent = Self::spawn(netns, policies, home)?;
+        Self::start_with(netns, policies, home, &[])
+    }
+
+    /// With more arguments of `run`.
+    pub fn start_with(netns: &Netns, policies: &Policies, home: &Home, more: &[&str]) -> Result<(Self, u64)> {
+        let mut agent = Self::spawn(netns, policies, home, more)?;
         let generation = agent.next_generation()?;
         Ok((agent, generation))
     }
 
-    fn spawn(netns: &Netns, policies: &Policies, home: &Home) -> Result<Self> {
+    fn spawn(netns: &Netns, policies: &Policies, home: &Home, more: &[&str]) -> Result<Self> {
         let log = home.state.path().join(format!("agent-{}.log", fs::read_dir(home.state.path())?.count()));
         let inner = netns.command(agent_program()?);
         // Goes down with us even when we are killed: `setpriv` asks the kernel for that, then becomes nsenter, which
@@ -109,7 +118,7 @@ impl Agent {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(inner.get_program()).args(inner.get_args());
         command.args(["run", "--node", "node1", "--policies"]).arg(policies.path());
-        command.arg("--pin-dir").arg(home.pin_dir()).arg("--state-dir").arg(home.state.path());
+        command.arg("--pin-dir").arg(home.pin_dir()).arg("--state-dir").arg(home.state.path()).args(more);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(fs::File::create(&log)?);
         let mut child = command.spawn().context("cannot start the agent: `setpriv` is part of util-linux")?;
         let stdout = child.stdout.take().context("the agent has no stdout")?;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuHashMap};
 use dataplane_common::{
     ABI_VERSION,
-    abi::{Counter, Hook, ListKind, RuleCounterKey, RuleHits, counter_index},
+    abi::{Counter, Hook, ListKind, RuleCounterKey, RuleHits, counter_index, spared_index},
     names,
     verdict::{Reason, Verdict},
 };
@@ -28,6 +28,8 @@ pub struct Tally {
     /// (verdict, reason) by number → packets, both hooks together.
     reasons: BTreeMap<(u8, u8), u64>,
     rules: BTreeMap<u32, u64>,
+    /// Reason by number → packets that were denied and passed all the same.
+    spared: BTreeMap<u8, u64>,
 }
 
 impl Witness {
@@ -49,6 +51,11 @@ impl Witness {
     pub fn tally(&self) -> Result<Tally> {
         let mut tally = Tally::default();
         for hook in [Hook::Ingress, Hook::Egress] {
+            for reason in Reason::ALL {
+                let values = self.counters.get(&spared_index(hook, *reason), 0)?;
+                let packets: u64 = values.iter().map(|counter| counter.packets).sum();
+                *tally.spared.entry(*reason as u8).or_default() += packets;
+            }
             for verdict in [Verdict::Allow, Verdict::Deny] {
                 for reason in Reason::ALL {
                     let values = self.counters.get(&counter_index(hook, verdict, *reason), 0)?;
@@ -91,6 +98,12 @@ impl Witness {
     pub fn packets(before: &Tally, after: &Tally, verdict: Verdict, reason: Reason) -> u64 {
         let key = (verdict as u8, reason as u8);
         let at = |tally: &Tally| tally.reasons.get(&key).copied().unwrap_or_default();
+        at(after).saturating_sub(at(before))
+    }
+
+    /// Packets between two tallies that a reason denied and audit or suspension let pass.
+    pub fn spared(before: &Tally, after: &Tally, reason: Reason) -> u64 {
+        let at = |tally: &Tally| tally.spared.get(&(reason as u8)).copied().unwrap_or_default();
         at(after).saturating_sub(at(before))
     }
 }

@@ -4,6 +4,7 @@
 mod devices;
 pub mod folder;
 mod gc;
+mod safety;
 pub mod state;
 mod watch;
 
@@ -50,6 +51,8 @@ pub struct Options {
     /// `None`: the best that the kernel has.
     pub attach: Option<Mechanism>,
     pub settings: Settings,
+    /// Count what is denied, drop nothing.
+    pub audit: bool,
 }
 
 /// Changes that arrive together are handled together.
@@ -105,6 +108,7 @@ pub async fn run(options: Options) -> Result<()> {
         since: SystemTime::now(),
         trouble: BTreeMap::new(),
     };
+    agent.audit()?;
     agent.view = agent.look().await?;
     agent.folder.read();
     agent.reconcile();

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Agent, devices};
 use crate::index::Snapshot;
 use crate::policy::{Problem, Severity};
+use crate::safety::Standing;
 
 /// Version of every JSON that we print or write.
 pub const API_VERSION: &str = "portcullis.dev/v1alpha1";
@@ -32,6 +33,9 @@ pub struct State {
     pub since: u64,
     pub policies: PathBuf,
     pub pin_dir: PathBuf,
+    /// When the agent last looked: audit, suspension, an apply on trial.
+    #[serde(default)]
+    pub safety: Standing,
     /// `tcx` or `clsact`.
     pub attached_by: String,
     /// Devices that carry the programs.
@@ -144,6 +148,7 @@ impl State {
             since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             policies: agent.options.policies.clone(),
             pin_dir: agent.options.pin_dir.clone(),
+            safety: agent.standing(),
             attached_by: agent.attacher.mechanism().to_string(),
             attached,
             governed: facts.governed.clone(),
@@ -193,7 +198,7 @@ impl State {
         if !failed.is_empty() {
             line += &format!("; NOT on {}", failed.join(", "));
         }
-        line
+        line + &self.safety.headline()
     }
 
     /// Replaces the file as a whole.
@@ -292,6 +297,7 @@ mod tests {
             since: 0,
             policies: "/p".into(),
             pin_dir: "/b".into(),
+            safety: Standing::default(),
             attached_by: "tcx".into(),
             attached: BTreeSet::from(["eth0".into()]),
             governed: BTreeMap::from([("eth0".into(), "node1-eth0".into())]),

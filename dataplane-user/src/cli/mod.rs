@@ -8,6 +8,7 @@ mod get;
 mod output;
 mod run;
 mod status;
+mod suspend;
 mod test;
 mod validate;
 
@@ -38,6 +39,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Test(test::TestArgs),
     Status(status::StatusArgs),
+    Suspend(suspend::SuspendArgs),
     Detach(detach::DetachArgs),
 }
 
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => return test::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Suspend(args) => suspend::run(&args),
         Command::Detach(args) => detach::run(&args),
     };
     exit_code(result)

@@ -25,7 +25,7 @@ pub struct RunArgs {
     /// Name of this node, as `spec.node` of its host endpoints has it. Default: the hostname
     #[arg(long)]
     node: Option<String>,
-    /// Where maps and links are pinned, on a bpffs. One agent per folder. Default: /sys/fs/bpf/portcullis/v1
+    /// Where maps and links are pinned, on a bpffs. One agent per folder. Default: below /sys/fs/bpf/portcullis
     #[arg(long, value_name = "DIR")]
     pin_dir: Option<PathBuf>,
     /// Mount point of the bpffs; one is mounted there when there is none
@@ -37,6 +37,9 @@ pub struct RunArgs {
     /// How programs are attached. Default: TCX links from Linux 6.6 on, else clsact
     #[arg(long, value_enum)]
     attach: Option<Mechanism>,
+    /// Node-wide: count what policy denies, drop nothing. Lasts until an agent runs without it
+    #[arg(long)]
+    audit: bool,
 }
 
 pub fn run(args: RunArgs) -> Result<Answer> {
@@ -65,6 +68,7 @@ fn options(args: RunArgs) -> Result<Options> {
         bpffs: args.bpffs.or(config.bpffs),
         state_dir: absolute(&args.state_dir.unwrap_or(config.state_dir))?,
         attach: args.attach.or(config.attach),
+        audit: args.audit,
         settings: config.settings,
     })
 }

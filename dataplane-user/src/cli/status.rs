@@ -39,7 +39,7 @@ pub fn run(args: &StatusArgs) -> Result<Answer> {
 
 /// The worst first: what is broken, then what is open, then what holds.
 fn lines(state: &State) -> Vec<String> {
-    let mut out = Vec::new();
+    let mut out = crate::safety::banner(&state.pin_dir);
     let errors = state.problems.iter().filter(|p| p.severity == "error").count();
     if errors > 0 {
         out.push(format!("DEGRADED: {errors} errors in documents; their last good versions stay in force"));

@@ -5,6 +5,7 @@ pub mod link;
 pub mod object;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError};
@@ -70,14 +71,28 @@ impl Dataplane {
             let program = classifier(&mut ebpf, name)?;
             program.load().map_err(|source| Error::Program { name, source: Box::new(source) })?;
         }
-        let state = State::take(&mut ebpf)?;
+        let state = State::take(&mut ebpf, options.pin_dir.as_deref().map(object::policy_pins))?;
         let templates = maps::Templates::read(object::OBJECT, &ebpf)?;
-        let generations = Generations::take(&mut ebpf, &state.control()?, templates)?;
+        let mut generations = Generations::take(&mut ebpf, templates)?;
+        generations.reread(&state)?;
         Ok(Self { ebpf, generations, state })
     }
     /// Makes these tables the generation in force, or changes nothing (D22).
     pub fn apply(&mut self, tables: &Tables) -> Result<Generation, maps::Error> {
-        self.generations.apply(tables, &mut self.state)
+        self.generations.apply(tables, &mut self.state, None)
+    }
+    /// As [`Self::apply`]; what is in force now comes back by itself after `limit`, unless somebody confirms.
+    pub fn apply_on_trial(
+        &mut self,
+        tables: &Tables,
+        trial: u64,
+        limit: Duration,
+    ) -> Result<Generation, maps::Error> {
+        self.generations.apply(tables, &mut self.state, Some((trial, limit)))
+    }
+    /// Reads again what is in force, after somebody else (a deadline, `portcullis confirm --undo`) changed it.
+    pub fn reread(&mut self) -> Result<(), maps::Error> {
+        self.generations.reread(&self.state)
     }
     /// Gives the memory of generations back that neither packets nor the fallback need. Call it off the hot path.
     pub fn free_retired(&mut self) -> Result<(), maps::Error> {
@@ -97,11 +112,9 @@ impl Dataplane {
     pub fn control(&self) -> Result<Control, maps::Error> {
         self.state.control()
     }
-    /// Changes the control word. The agent is its only writer.
+    /// Changes the control word; its other writers are `portcullis confirm` and `suspend`.
     pub fn update_control(&mut self, change: impl FnOnce(&mut Control)) -> Result<(), maps::Error> {
-        let mut control = self.state.control()?;
-        change(&mut control);
-        self.state.set_control(&control)
+        self.state.change_control(|control, _| change(control))
     }
     /// The clock that the programs see, ns.
     pub fn now_ns(&self) -> Result<u64, maps::Error> {

@@ -1,13 +1,14 @@
 //! Slots of the outer maps, and the flip (D23).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, ArrayOfMaps, HashMap, InnerMap, Map, MapData, MapError};
 use dataplane_common::abi::{
     AddrKey, Control, DeviceEntry, EndpointEntry, FailsafeKey, FrontendKey, InfraKey, ListEntry, PortKey,
-    RuleEntry, Settings,
+    RuleEntry, Settings, control_flag,
 };
 use dataplane_common::limits::GENERATION_SLOTS;
 use dataplane_common::names;
@@ -60,9 +61,9 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
 }
 
 impl Generations {
-    /// Takes the outer maps out of the loaded object, and reads what a generation before left (pinned maps).
-    pub fn take(ebpf: &mut Ebpf, control: &Control, templates: Templates) -> Result<Self, Error> {
-        let mut this = Self {
+    /// Takes the outer maps out of the loaded object. [`Self::reread`] tells what an agent before left in them.
+    pub fn take(ebpf: &mut Ebpf, templates: Templates) -> Result<Self, Error> {
+        Ok(Self {
             templates,
             settings: take(ebpf, names::MAP_SETTINGS)?,
             devices: take(ebpf, names::MAP_DEVICES)?,
@@ -78,31 +79,45 @@ impl Generations {
             infra: take(ebpf, names::MAP_INFRA)?,
             current: BTreeMap::new(),
             number: 0,
-        };
-        if let Some(slot) = control.active.checked_sub(1) {
-            this.read_current(slot)?;
-        }
-        Ok(this)
+        })
     }
-    fn read_current(&mut self, slot: u32) -> Result<(), Error> {
-        let settings = self.settings.get(&slot, 0).map_err(|e| Error::map(names::MAP_SETTINGS, "open", e))?;
-        self.number = settings.get(&0, 0).map_err(|e| Error::map(names::MAP_SETTINGS, "read", e))?.generation;
+    /// Reads what is in force. The number never falls, so that no two generations share one.
+    pub fn reread(&mut self, state: &State) -> Result<(), Error> {
+        let control = state.control()?;
+        if let Some(slot) = control.active.checked_sub(1) {
+            self.number = self.number.max(self.number_of(slot)?);
+        }
+        let (in_force, _) = control.in_force(state.now_ns(&control));
+        let Some(slot) = in_force.checked_sub(1) else { return Ok(()) };
+        self.number = self.number.max(self.number_of(slot)?);
         let devices = self.devices.get(&slot, 0).map_err(|e| Error::map(names::MAP_DEVICES, "open", e))?;
         let read: Result<_, _> = devices.iter().collect();
         self.current = read.map_err(|e| Error::map(names::MAP_DEVICES, "read", e))?;
         Ok(())
     }
+    fn number_of(&self, slot: u32) -> Result<u64, Error> {
+        let settings = self.settings.get(&slot, 0).map_err(|e| Error::map(names::MAP_SETTINGS, "open", e))?;
+        Ok(settings.get(&0, 0).map_err(|e| Error::map(names::MAP_SETTINGS, "read", e))?.generation)
+    }
     /// Writes the tables into a free slot, verifies them, and makes them the generation in force. On any error
-    /// the generation before stays in force, untouched (D22).
-    pub fn apply(&mut self, tables: &Tables, state: &mut State) -> Result<Generation, Error> {
+    /// the generation before stays in force, untouched (D22). While an apply waits for its confirmation, what it
+    /// goes back to keeps its slot. `trial`: begin such a wait.
+    pub fn apply(
+        &mut self,
+        tables: &Tables,
+        state: &mut State,
+        trial: Option<(u64, Duration)>,
+    ) -> Result<Generation, Error> {
         let before = state.control()?;
         let slot = free_slot(&before);
         let number = self.number + 1;
         let devices = self.with_grace(tables, &before, state.now_ns(&before));
         let settings = Settings { generation: number, ..tables.settings };
         self.write(slot, tables, &settings, &devices)?;
-        let epoch = before.epoch.wrapping_add(1);
-        state.set_control(&Control { active: slot + 1, epoch, fallback: before.active, ..before })?;
+        let epoch = state.change_control(|control, now_ns| {
+            flip(control, slot, trial, now_ns);
+            control.epoch
+        })?;
         self.number = number;
         self.current = devices;
         Ok(Generation { number, slot, epoch })
@@ -229,6 +244,24 @@ impl Generations {
     }
 }
 
+/// Makes a slot the active one. Commands may have written the word since the tables were begun: only what the flip
+/// is about changes.
+fn flip(control: &mut Control, slot: u32, trial: Option<(u64, Duration)>, now_ns: u64) {
+    let (in_force, epoch) = control.in_force(now_ns);
+    if !control.waits() {
+        control.fallback = in_force;
+    }
+    if let Some((id, limit)) = trial {
+        control.fallback = in_force;
+        control.trial = id;
+        control.flags &= !(control_flag::CONFIRMED | control_flag::UNDONE);
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        control.confirm_until_ns = now_ns.saturating_add(limit).max(1);
+    }
+    control.active = slot + 1;
+    control.epoch = epoch.wrapping_add(1);
+}
+
 /// A slot that is neither active nor the fallback.
 fn free_slot(control: &Control) -> u32 {
     let used = |slot: &u32| slot + 1 == control.active || slot + 1 == control.fallback;
@@ -249,6 +282,22 @@ fn put<V: InnerMap>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_trial_goes_back_to_outlives_every_flip_in_between() {
+        let mut control = Control { active: 1, epoch: 4, fallback: 3, ..Control::default() };
+        flip(&mut control, 1, Some((77, Duration::from_secs(2))), 1_000);
+        assert_eq!((control.active, control.fallback, control.epoch, control.trial), (2, 1, 5, 77));
+        assert_eq!(control.confirm_until_ns, 2_000_001_000);
+        for slot in [2, 3, 1] {
+            assert_ne!(free_slot(&control), control.fallback - 1);
+            flip(&mut control, slot, None, 2_000);
+            assert_eq!((control.active, control.fallback), (slot + 1, 1));
+        }
+        // After the deadline a flip changes nothing that is in force.
+        flip(&mut control, 2, None, 2_000_001_000);
+        assert_eq!(control.in_force(2_000_001_000).0, 1);
+    }
 
     #[test]
     fn the_next_slot_is_never_in_use() {

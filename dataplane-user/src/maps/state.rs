@@ -1,15 +1,19 @@
 //! What outlives generations: the control word, flows, counters, the last decision of each CPU.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
 use dataplane_common::abi::{
-    Control, Counter, EthertypeKey, Hook, RuleCounterKey, RuleHits, Scratch, counter_index,
+    Control, Counter, EthertypeKey, Hook, RuleCounterKey, RuleHits, Scratch, counter_index, spared_index,
 };
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::names;
 use dataplane_common::verdict::{Reason, Verdict};
+use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 
 use super::Error;
@@ -30,11 +34,13 @@ pub struct State {
     ethertypes: PerCpuHashMap<MapData, EthertypeKey, Counter>,
     scratch: PerCpuArray<MapData, Scratch>,
     events: Option<RingBuf<MapData>>,
+    /// Folder of the pinned control word; none where nothing is pinned.
+    pins: Option<PathBuf>,
 }
 
 impl State {
-    /// Takes the maps out of the loaded object.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    /// Takes the maps out of the loaded object. `pins`: the folder where the control word is pinned.
+    pub fn take(ebpf: &mut Ebpf, pins: Option<PathBuf>) -> Result<Self, Error> {
         Ok(Self {
             control: take(ebpf, names::MAP_CONTROL)?,
             flows: take(ebpf, names::MAP_FLOWS)?,
@@ -46,6 +52,7 @@ impl State {
             ethertypes: take(ebpf, names::MAP_ETHERTYPES)?,
             scratch: take(ebpf, names::MAP_SCRATCH)?,
             events: Some(take(ebpf, names::MAP_EVENTS)?),
+            pins,
         })
     }
     /// The control word.
@@ -55,6 +62,16 @@ impl State {
     /// Stores the control word. `active` and `epoch` share one 8-byte word, so no packet sees one without the other.
     pub fn set_control(&mut self, control: &Control) -> Result<(), Error> {
         self.control.set(0, control, 0).map_err(|e| Error::map(names::MAP_CONTROL, "write", e))
+    }
+    /// Reads, changes and stores the control word while nobody else does: `portcullis confirm` and `suspend` write
+    /// it too. The change gets the clock of the programs, ns.
+    pub fn change_control<T>(&mut self, change: impl FnOnce(&mut Control, u64) -> T) -> Result<T, Error> {
+        let _lock = self.pins.as_deref().map(lock_control).transpose()?;
+        let mut control = self.control()?;
+        let now_ns = self.now_ns(&control);
+        let result = change(&mut control, now_ns);
+        self.set_control(&control)?;
+        Ok(result)
     }
     /// The clock that the kernel program sees, ns.
     pub fn now_ns(&self, control: &Control) -> u64 {
@@ -103,6 +120,23 @@ impl State {
         }
         Ok(found)
     }
+    /// Packets that were denied and passed all the same (audit, suspension), by hook and reason.
+    pub fn spared(&self) -> Result<BTreeMap<(Hook, &'static str), Counter>, Error> {
+        let mut found = BTreeMap::new();
+        for hook in [Hook::Ingress, Hook::Egress] {
+            for reason in Reason::ALL {
+                let per_cpu = self
+                    .counters
+                    .get(&spared_index(hook, *reason), 0)
+                    .map_err(|e| Error::map(names::MAP_COUNTERS, "read", e))?;
+                let sum = sum(per_cpu.iter());
+                if sum.packets > 0 {
+                    found.insert((hook, reason.name()), sum);
+                }
+            }
+        }
+        Ok(found)
+    }
     /// Hits per rule identity and device, summed over CPUs; `last_seen_ns` is that of the latest CPU, to be compared
     /// with [`State::now_ns`].
     pub fn rule_hits(&self) -> Result<BTreeMap<RuleCounterKey, RuleHits>, Error> {
@@ -131,6 +165,24 @@ impl State {
     /// The event ring, once.
     pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
         self.events.take()
+    }
+}
+
+/// How long another writer of the control word may take.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The control word's writers exclude each other by a lock on the folder of its pin: bpffs holds no plain files.
+pub fn lock_control(pins: &Path) -> Result<Flock<File>, Error> {
+    let fail = |e: std::io::Error| Error::map(names::MAP_CONTROL, "lock", MapError::IoError(e));
+    let end = Instant::now() + LOCK_PATIENCE;
+    let mut folder = File::open(pins).map_err(fail)?;
+    loop {
+        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((_, errno)) if Instant::now() >= end => return Err(fail(errno.into())),
+            Err((back, _)) => folder = back,
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
