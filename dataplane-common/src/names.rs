@@ -1,6 +1,6 @@
 //! Names that the kernel shows: maps, programs, pin paths. At most 15 bytes, because the kernel cuts there.
 
-/// Directory of the pins, below a bpffs. The version is [`crate::ABI_VERSION`].
+/// Directory of the pins, below a bpffs. Maps lie below it by [`crate::ABI_VERSION`].
 pub const PIN_DIR: &str = "/sys/fs/bpf/portcullis";
 
 /// TC program at the ingress of a device.

@@ -18,8 +18,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::compile::{Tables, compile};
 use crate::index::Snapshot;
-use crate::loader::attach::{Attacher, Mechanism, PinDir};
+use crate::loader::attach::{Attacher, Mechanism};
 use crate::loader::link::Links;
+use crate::loader::pins::PinDir;
 use crate::loader::{Dataplane, LoadOptions};
 use crate::policy::{NodeView, Problem, Settings, World};
 use folder::Folder;

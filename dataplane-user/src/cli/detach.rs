@@ -7,7 +7,8 @@ use clap::Args;
 
 use super::Answer;
 use super::output::print_lines;
-use crate::loader::attach::{default_pin_dir, detach};
+use crate::loader::detach::detach;
+use crate::loader::pins::default_pin_dir;
 
 /// Stop enforcing: remove every program, link and map of ours from this node
 #[derive(Debug, Args)]

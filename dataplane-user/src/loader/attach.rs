@@ -1,35 +1,21 @@
 //! Programs on devices. TCX links (kernel ≥ 6.6), pinned, so that enforcement outlives the agent and is replaced
-//! atomically (D22); clsact filters of a fixed priority and handle on older kernels.
+//! atomically (D22); clsact filters on older kernels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use dataplane_common::abi::Hook;
 use dataplane_common::names;
-use nix::fcntl::{Flock, FlockArg};
-use nix::mount::{MsFlags, mount};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-/// Filters of this priority run first.
-const CLSACT_PRIORITY: u16 = 1;
-/// Ours alone ("PC"), so that a new agent replaces its own filter and no other.
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0x5043, 1);
-/// Folder of pinned links below the pin dir.
-const LINKS: &str = "links";
-/// Where bpffs lives on every distribution.
-pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
-
-/// How long the kernel may take to release a link.
-const DETACH_PATIENCE: Duration = Duration::from_secs(3);
+use super::clsact::{attach_clsact, detach_clsact};
+use super::pins::{PinDir, pins, remove_if_there};
 
 /// Both hooks.
 pub const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
@@ -42,7 +28,7 @@ pub const fn program_name(hook: Hook) -> &'static str {
     }
 }
 
-const fn attach_type(hook: Hook) -> TcAttachType {
+pub(super) const fn attach_type(hook: Hook) -> TcAttachType {
     match hook {
         Hook::Ingress => TcAttachType::Ingress,
         Hook::Egress => TcAttachType::Egress,
@@ -75,87 +61,6 @@ impl fmt::Display for Mechanism {
     }
 }
 
-/// The default pin dir: versioned, so that another layout never meets our maps.
-pub fn default_pin_dir() -> PathBuf {
-    Path::new(names::PIN_DIR).join(format!("v{}", dataplane_common::ABI_VERSION))
-}
-
-/// Exclusive use of a pin dir. Dropped: free for the next agent.
-pub struct PinDir {
-    path: PathBuf,
-    _lock: Flock<File>,
-}
-
-impl PinDir {
-    /// Creates the folder, on a bpffs that is mounted where there is none, and locks it.
-    pub fn open(path: &Path, bpffs: Option<&Path>) -> Result<Self> {
-        ensure_bpffs(path, bpffs)?;
-        let links = path.join(LINKS);
-        fs::create_dir_all(&links).with_context(|| format!("cannot create {}", links.display()))?;
-        let lock = lock_dir(path)?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
-    }
-
-    /// Where maps are pinned.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-/// bpffs holds no plain files, but a folder can be locked like one.
-fn lock_dir(path: &Path) -> Result<Flock<File>> {
-    let dir = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        anyhow!(
-            "another portcullis uses the pin dir {} ({errno}): stop it first, or give this one its own with --pin-dir",
-            path.display()
-        )
-    })
-}
-
-fn is_bpffs(path: &Path) -> bool {
-    statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC)
-}
-
-/// Makes sure that `pin_dir` lies on a bpffs; mounts one at `bpffs`, or at /sys/fs/bpf, or at the pin dir itself.
-fn ensure_bpffs(pin_dir: &Path, bpffs: Option<&Path>) -> Result<()> {
-    let existing = pin_dir.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    if is_bpffs(existing) {
-        return Ok(());
-    }
-    let target = match bpffs {
-        Some(dir) if pin_dir.starts_with(dir) => dir,
-        Some(dir) => bail!(
-            "the pin dir {} is not below the bpffs {}: give --pin-dir a path below it",
-            pin_dir.display(),
-            dir.display()
-        ),
-        None if pin_dir.starts_with(DEFAULT_BPFFS) => Path::new(DEFAULT_BPFFS),
-        None => pin_dir,
-    };
-    fs::create_dir_all(target).with_context(|| format!("cannot create {}", target.display()))?;
-    mount(Some("bpf"), target, Some("bpf"), MsFlags::empty(), None::<&str>).with_context(|| {
-        format!(
-            "cannot mount a bpffs at {0}: mount it with `mount -t bpf bpf {0}`, as root",
-            target.display()
-        )
-    })?;
-    tracing::info!(path = %target.display(), "mounted a bpffs");
-    if own_mount_namespace() {
-        tracing::warn!(
-            path = %target.display(),
-            "this bpffs is in a mount namespace of its own (`ip netns exec` makes one): enforcement ends with it; \
-             use `nsenter --net` or a --pin-dir on a bpffs of the host"
-        );
-    }
-    Ok(())
-}
-
-fn own_mount_namespace() -> bool {
-    let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
-    matches!((of("self"), of("1")), (Some(own), Some(init)) if own != init)
-}
-
 /// The devices that carry our programs.
 pub struct Attacher {
     links: PathBuf,
@@ -167,7 +72,7 @@ pub struct Attacher {
 impl Attacher {
     /// For a locked pin dir.
     pub fn new(pin_dir: &PinDir, mechanism: Mechanism) -> Self {
-        Self { links: pin_dir.path.join(LINKS), mechanism, done: BTreeMap::new() }
+        Self { links: pin_dir.links(), mechanism, done: BTreeMap::new() }
     }
 
     /// How.
@@ -285,184 +190,4 @@ fn runs(program: &SchedClassifier, hook: Hook, device: &str) -> Result<bool> {
     let own = program.info()?.id();
     let (_, chain) = SchedClassifier::query_tcx(device, attach_type(hook))?;
     Ok(chain.iter().any(|p| p.id() == own))
-}
-
-fn attach_clsact(program: &mut SchedClassifier, hook: Hook, device: &str) -> Result<()> {
-    // Fails when it is already there, which the filter below would tell otherwise.
-    if let Err(e) = tc::qdisc_add_clsact(device) {
-        tracing::debug!(device, error = %e, "clsact not added");
-    }
-    let kind = attach_type(hook);
-    let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
-    let id = match program.attach_with_options(device, kind, TcAttachOptions::Netlink(options)) {
-        Ok(id) => id,
-        Err(first) => {
-            // Our own filter of an earlier agent: replaced in place, without a gap.
-            let old = SchedClassifierLink::attached(device, kind, CLSACT_PRIORITY, CLSACT_HANDLE, None)?;
-            program.attach_to_link(old).map_err(|_| first)?
-        }
-    };
-    // Dropping the link would remove the filter: it must outlive us (D22).
-    std::mem::forget(program.take_link(id)?);
-    Ok(())
-}
-
-/// Removes our clsact filter. False when there was none.
-fn detach_clsact(device: &str, hook: Hook) -> Result<bool> {
-    match tc::qdisc_detach_program(device, attach_type(hook), program_name(hook)) {
-        Ok(()) => Ok(true),
-        Err(TcError::IoError(e)) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        // No clsact, or no such device: then no filter of ours either.
-        Err(TcError::NetlinkError(_)) | Err(TcError::IoError(_)) => Ok(false),
-        Err(e) => Err(e).with_context(|| format!("cannot remove the filter of {device}")),
-    }
-}
-
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-/// (ifindex, hook, path) of every pinned link.
-fn pins(links: &Path) -> Result<Vec<(u32, Hook, PathBuf)>> {
-    let entries = match fs::read_dir(links) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e).with_context(|| format!("cannot list {}", links.display())),
-    };
-    let mut all = Vec::new();
-    for entry in entries {
-        let path = entry.with_context(|| format!("cannot list {}", links.display()))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if let Some((index, hook)) = parse_pin(&name) {
-            all.push((index, hook, path));
-        }
-    }
-    all.sort_by_key(|(index, hook, _)| (*index, hook.bit()));
-    Ok(all)
-}
-
-fn parse_pin(name: &str) -> Option<(u32, Hook)> {
-    let (index, hook) = name.split_once('_')?;
-    let hook = HOOKS.into_iter().find(|h| h.name() == hook)?;
-    Some((index.parse().ok()?, hook))
-}
-
-/// What [`detach`] removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Detached {
-    /// Pinned links.
-    pub links: usize,
-    /// clsact filters.
-    pub filters: usize,
-    /// Pinned maps and programs.
-    pub pins: usize,
-}
-
-/// Takes everything of ours off this node: links, filters, pins. Refused while an agent runs.
-pub fn detach(pin_dir: &Path) -> Result<Detached> {
-    let mut done = Detached::default();
-    let _lock = if pin_dir.is_dir() { Some(lock_dir(pin_dir)?) } else { None };
-    let mut programs = BTreeSet::new();
-    for (_, _, path) in pins(&pin_dir.join(LINKS))? {
-        programs.extend(program_of(&path));
-        remove_if_there(&path)?;
-        done.links += 1;
-    }
-    let devices = device_names()?;
-    for device in &devices {
-        for hook in HOOKS {
-            if detach_clsact(device, hook)? {
-                done.filters += 1;
-            }
-        }
-    }
-    if pin_dir.is_dir() {
-        done.pins = remove_tree(pin_dir)?;
-    }
-    wait_until_gone(&devices, &programs)?;
-    Ok(done)
-}
-
-/// Devices of this network namespace.
-fn device_names() -> Result<Vec<String>> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir("/proc/sys/net/ipv4/conf").context("cannot list network devices")? {
-        let name = entry.context("cannot list network devices")?.file_name().to_string_lossy().into_owned();
-        if name != "all" && name != "default" {
-            all.push(name);
-        }
-    }
-    Ok(all)
-}
-
-/// Number of the program behind a pinned link.
-fn program_of(path: &Path) -> Option<u32> {
-    FdLink::from(PinnedLink::from_pin(path).ok()?).info().ok().map(|info| info.program_id())
-}
-
-/// The kernel takes a link off its device a moment after the last reference went: before that, packets still meet it.
-fn wait_until_gone(devices: &[String], programs: &BTreeSet<u32>) -> Result<()> {
-    let end = Instant::now() + DETACH_PATIENCE;
-    let carries = |device: &&String| {
-        HOOKS.into_iter().any(|hook| {
-            let chain = SchedClassifier::query_tcx(device, attach_type(hook));
-            chain.is_ok_and(|(_, chain)| chain.iter().any(|p| programs.contains(&p.id())))
-        })
-    };
-    while let Some(device) = devices.iter().find(carries).filter(|_| !programs.is_empty()) {
-        if Instant::now() > end {
-            bail!(
-                "device {device} still carries our program {DETACH_PATIENCE:?} after its pin was removed: another \
-                 process holds the link; find it with `bpftool link show`"
-            );
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
-}
-
-/// Removes the pins below a folder; a mount point itself stays.
-fn remove_tree(dir: &Path) -> Result<usize> {
-    let mut count = 0;
-    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
-        let entry = entry.with_context(|| format!("cannot list {}", dir.display()))?;
-        // The kernel's own files at the root of a bpffs cannot be removed, and are nobody's pins.
-        if ["maps.debug", "progs.debug"].iter().any(|name| entry.file_name() == *name) {
-            continue;
-        }
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            count += remove_tree(&entry.path())?;
-        } else {
-            remove_if_there(&entry.path())?;
-            count += 1;
-        }
-    }
-    if let Err(e) = fs::remove_dir(dir) {
-        tracing::debug!(path = %dir.display(), error = %e, "folder kept");
-    }
-    Ok(count)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pin_names_are_read_back() {
-        assert_eq!(parse_pin("12_ingress"), Some((12, Hook::Ingress)));
-        assert_eq!(parse_pin("12_egress"), Some((12, Hook::Egress)));
-        assert_eq!(parse_pin("12_other"), None);
-        assert_eq!(parse_pin("x_egress"), None);
-    }
-
-    #[test]
-    fn a_pin_dir_outside_of_the_given_bpffs_is_refused() {
-        let error = ensure_bpffs(Path::new("/tmp/pc-none/a"), Some(Path::new("/tmp/pc-other"))).unwrap_err();
-        assert!(error.to_string().contains("not below the bpffs"), "{error}");
-    }
 }

@@ -1,8 +1,11 @@
 //! The kernel side in the agent's hands: programs and maps of one loaded object.
 
 pub mod attach;
+mod clsact;
+pub mod detach;
 pub mod link;
 pub mod object;
+pub mod pins;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

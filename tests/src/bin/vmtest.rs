@@ -19,7 +19,8 @@ use nix::{
 };
 use portcullis::loader::{
     Dataplane, Error, LoadOptions,
-    attach::{Attacher, HOOKS, Mechanism, PinDir, program_name},
+    attach::{Attacher, HOOKS, Mechanism, program_name},
+    pins::PinDir,
 };
 
 /// Present on every kernel, without modules; always number 1.
