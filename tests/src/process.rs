@@ -88,6 +88,30 @@ impl Home {
     pub fn state_dir(&self) -> &Path {
         self.state.path()
     }
+
+    /// What `portcullis status -o json` says.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let output = Command::new(agent_program()?)
+            .args(["status", "-o", "json", "--state-dir"])
+            .arg(self.state.path())
+            .output()?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("status printed no JSON: {}", String::from_utf8_lossy(&output.stderr).trim())
+        })
+    }
+
+    /// Waits until the status is as wanted.
+    pub fn await_status(&self, what: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            match &status {
+                Ok(status) if wanted(status) => return Ok(()),
+                _ if Instant::now() > end => bail!("not {what} after {PATIENCE:?}: {status:#?}"),
+                _ => thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
 }
 
 /// A running agent; killed when dropped.
@@ -103,22 +127,35 @@ impl Agent {
         Self::start_with(netns, policies, home, &[])
     }
 
-    /// With more arguments of `run`.
-    pub fn start_with(netns: &Netns, policies: &Policies, home: &Home, more: &[&str]) -> Result<(Self, u64)> {
-        let mut agent = Self::spawn(netns, policies, home, more)?;
+    /// With more options for `run`.
+    pub fn start_with(
+        netns: &Netns,
+        policies: &Policies,
+        home: &Home,
+        options: &[&str],
+    ) -> Result<(Self, u64)> {
+        let mut agent = Self::spawn(&agent_program()?, netns, policies, home, options)?;
         let generation = agent.next_generation()?;
         Ok((agent, generation))
     }
 
-    fn spawn(netns: &Netns, policies: &Policies, home: &Home, more: &[&str]) -> Result<Self> {
+    /// Starts a program, and waits for nothing.
+    pub fn spawn(
+        program: &Path,
+        netns: &Netns,
+        policies: &Policies,
+        home: &Home,
+        options: &[&str],
+    ) -> Result<Self> {
         let log = home.state.path().join(format!("agent-{}.log", fs::read_dir(home.state.path())?.count()));
-        let inner = netns.command(agent_program()?);
+        let inner = netns.command(program);
         // Goes down with us even when we are killed: `setpriv` asks the kernel for that, then becomes nsenter, which
         // becomes the agent.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(inner.get_program()).args(inner.get_args());
         command.args(["run", "--node", "node1", "--policies"]).arg(policies.path());
-        command.arg("--pin-dir").arg(home.pin_dir()).arg("--state-dir").arg(home.state.path()).args(more);
+        command.arg("--pin-dir").arg(home.pin_dir()).arg("--state-dir").arg(home.state.path());
+        command.args(options);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(fs::File::create(&log)?);
         let mut child = command.spawn().context("cannot start the agent: `setpriv` is part of util-linux")?;
         let stdout = child.stdout.take().context("the agent has no stdout")?;

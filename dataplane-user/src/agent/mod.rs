@@ -4,6 +4,7 @@
 mod devices;
 pub mod folder;
 mod gc;
+pub mod lastgood;
 mod safety;
 pub mod state;
 mod watch;
@@ -24,6 +25,7 @@ use crate::loader::pins::PinDir;
 use crate::loader::{Dataplane, LoadOptions};
 use crate::policy::{NodeView, Problem, Settings, World};
 use folder::Folder;
+use lastgood::LastGood;
 use state::State;
 
 /// What may happen.
@@ -86,20 +88,19 @@ pub async fn run(options: Options) -> Result<()> {
     let pin_dir = PinDir::open(&options.pin_dir, options.bpffs.as_deref())?;
     std::fs::create_dir_all(&options.state_dir)
         .with_context(|| format!("cannot create the state dir {}", options.state_dir.display()))?;
-    std::fs::read_dir(&options.policies).with_context(|| {
-        format!(
-            "cannot read the policies folder {}: create it, or name another with --policies",
-            options.policies.display()
-        )
-    })?;
+    let mut folder = Folder::new(options.policies.clone());
+    let restored = restore(&options, &mut folder)?;
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let (links, changes) = Links::connect()?;
-    let _watcher = watch::start(&options.policies, changes, sender)?;
+    let watch = watch::start(&options.policies, changes, sender)?;
     let dataplane = Dataplane::load(&LoadOptions { pin_dir: Some(pin_dir.path().to_owned()) })?;
     let mechanism = options.attach.unwrap_or_else(Mechanism::of_this_kernel);
     let mut agent = Agent {
         attacher: Attacher::new(&pin_dir, mechanism),
-        folder: Folder::new(options.policies.clone()),
+        folder,
+        watch,
+        restored,
+        saved: None,
         options,
         links,
         dataplane,
@@ -120,6 +121,7 @@ pub async fn run(options: Options) -> Result<()> {
 struct Agent {
     options: Options,
     folder: Folder,
+    watch: watch::FolderWatch,
     links: Links,
     dataplane: Dataplane,
     attacher: Attacher,
@@ -132,6 +134,40 @@ struct Agent {
     since: SystemTime,
     /// Where → what the agent itself could not do, until it can.
     trouble: BTreeMap<String, String>,
+    restored: Restored,
+    /// What the file of the last good state holds.
+    saved: Option<LastGood>,
+}
+
+/// What became of the last good state that an agent before us left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Restored {
+    /// All that was in force is known again.
+    complete: bool,
+    /// Why it is not, if there was one.
+    ignored: Option<String>,
+}
+
+/// Takes the last good state. Without one the folder must be readable: a mistyped path must not pass for "no policies".
+fn restore(options: &Options, folder: &mut Folder) -> Result<Restored> {
+    let problem = match LastGood::load(&options.state_dir, &options.policies) {
+        Ok(Some(last)) => match folder.restore(&last).first() {
+            None => return Ok(Restored { complete: true, ignored: None }),
+            Some(problem) => Some(format!("this build refuses a part of it: {problem}")),
+        },
+        Ok(None) => None,
+        Err(e) => Some(format!("{e:#}")),
+    };
+    if let Some(why) = &problem {
+        tracing::error!("the last good state is ignored: {why}");
+    }
+    std::fs::read_dir(&options.policies).with_context(|| {
+        format!(
+            "cannot read the policies folder {}: create it, or name another with --policies",
+            options.policies.display()
+        )
+    })?;
+    Ok(Restored { complete: false, ignored: problem })
 }
 
 impl Agent {
@@ -178,6 +214,11 @@ impl Agent {
             }
         }
         if pending.folder {
+            // First the watch, then the look: what changes in between is noticed.
+            match self.watch.follow() {
+                Ok(()) => drop(self.trouble.remove("watch")),
+                Err(e) => self.fails("watch", &e),
+            }
             changed |= self.folder.read();
         }
         if changed {
@@ -194,9 +235,9 @@ impl Agent {
     /// Brings the kernel to what folder and node say. Tables first: no device gets a program that has none.
     fn reconcile(&mut self) {
         let snapshot = Snapshot::build(self.folder.world(), &self.view);
-        if self.must_not_replace(&snapshot) {
-            let text = "documents were rejected and no valid HostEndpoint is left, while an earlier agent left a \
-                        generation in force: it stays until the documents are repaired";
+        if self.must_not_replace() {
+            let text = "documents were rejected, and what an earlier agent accepted of them is not known: the \
+                        generation that it left stays in force until the documents are repaired or removed";
             self.trouble.insert("folder".into(), text.into());
             tracing::error!("{text}");
         } else {
@@ -206,10 +247,25 @@ impl Agent {
         self.publish(&snapshot);
     }
 
-    /// At the first look of a new agent a broken file must not lift what the last agent enforced (D22).
-    fn must_not_replace(&self, snapshot: &Snapshot) -> bool {
+    /// What is in force now is the last good state (D46).
+    fn save(&mut self) {
+        let last = self.folder.last_good();
+        if self.saved.as_ref() == Some(&last) {
+            return;
+        }
+        match last.save(&self.options.state_dir) {
+            Ok(()) => {
+                self.trouble.remove("last good state");
+                self.saved = Some(last);
+            }
+            Err(e) => self.fails("last good state", &e),
+        }
+    }
+
+    /// Without a last good state a broken file must not lift what the last agent enforced, nor a part of it (D22).
+    fn must_not_replace(&self) -> bool {
         self.tables.is_none()
-            && snapshot.facts.governed.is_empty()
+            && !self.restored.complete
             && self.dataplane.generations().number() > 0
             && self.folder.problems().iter().any(is_error)
     }
@@ -230,6 +286,7 @@ impl Agent {
                 Err(e) => return self.fails("maps", &e),
             }
         }
+        self.save();
         self.attach(snapshot);
     }
 

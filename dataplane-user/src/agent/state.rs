@@ -56,6 +56,12 @@ pub struct State {
     /// What the agent could not do: where → why. What was in force stays.
     pub trouble: BTreeMap<String, String>,
     pub problems: Vec<ProblemState>,
+    /// Objects that go on in their last good version (D13).
+    #[serde(default)]
+    pub kept: Vec<KeptState>,
+    /// Why the last good state on disk could not be used, if so.
+    #[serde(default)]
+    pub last_good_ignored: Option<String>,
     /// Rules of the generation in force.
     pub rules: Vec<RuleState>,
 }
@@ -77,6 +83,27 @@ pub struct EmptySelectorState {
     pub policy: String,
     pub path: String,
     pub selector: String,
+}
+
+/// An object whose file says something else now.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptState {
+    pub object: String,
+    /// Where the good version stood.
+    pub file: String,
+    /// When it was accepted, Unix seconds.
+    pub accepted: u64,
+    /// When what came after it was first refused, Unix seconds.
+    pub since: u64,
+    /// Why it was refused.
+    pub reasons: Vec<String>,
+}
+
+impl From<super::folder::Kept> for KeptState {
+    fn from(k: super::folder::Kept) -> Self {
+        Self { object: k.object, file: k.file, accepted: k.accepted, since: k.since, reasons: k.reasons }
+    }
 }
 
 /// A finding about a document.
@@ -169,6 +196,8 @@ impl State {
             not_for_hosts: facts.not_for_hosts.iter().map(ToString::to_string).collect(),
             trouble: agent.trouble.clone(),
             problems: agent.folder.problems().iter().map(ProblemState::from).collect(),
+            kept: agent.folder.kept().into_iter().map(KeptState::from).collect(),
+            last_good_ignored: agent.restored.ignored.clone(),
             rules: rules(agent),
         }
     }
@@ -235,8 +264,13 @@ impl State {
 
     /// Seconds since the generation began.
     pub fn age(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()).saturating_sub(self.since)
+        now().saturating_sub(self.since)
     }
+}
+
+/// Unix seconds.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 fn endpoints(snapshot: &Snapshot) -> Vec<EndpointState> {
@@ -310,6 +344,8 @@ mod tests {
             not_for_hosts: Vec::new(),
             trouble: BTreeMap::new(),
             problems: Vec::new(),
+            kept: Vec::new(),
+            last_good_ignored: None,
             rules: Vec::new(),
         }
     }

@@ -1,6 +1,6 @@
 //! Where events come from: the folder, the kernel's network configuration, time, signals.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -9,18 +9,66 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::Event;
+use super::folder::{Identity, identity};
 use crate::loader::link::Changes;
 
 /// The safety net below all notices.
 const TICK: Duration = Duration::from_secs(5);
 
-/// Starts all sources. The watcher works until it is dropped.
+/// Notices of the policies folder, of whatever folder stands at its path now.
+pub(super) struct FolderWatch {
+    watcher: RecommendedWatcher,
+    path: PathBuf,
+    watched: Option<Identity>,
+}
+
+impl FolderWatch {
+    fn new(path: &Path, sender: UnboundedSender<Event>) -> Result<Self> {
+        let notice = move |event: notify::Result<notify::Event>| {
+            // Reading the folder is an access event itself: it must not wake the agent. An error means lost notices.
+            let matters = event.map_or(true, |e| !matches!(e.kind, EventKind::Access(_)));
+            if matters {
+                let _ = sender.send(Event::FolderChanged);
+            }
+        };
+        let watcher = notify::recommended_watcher(notice).context("cannot watch files (inotify)")?;
+        let mut this = Self { watcher, path: path.to_owned(), watched: None };
+        this.follow()?;
+        Ok(this)
+    }
+
+    /// A watch is of a folder, not of a path: a folder that was replaced, or mounted over, needs a new one. One that
+    /// is not there is looked for at every tick.
+    pub(super) fn follow(&mut self) -> Result<()> {
+        let found = identity(&self.path);
+        if found == self.watched {
+            return Ok(());
+        }
+        if self.watched.take().is_some() {
+            // Of a folder that is gone the kernel has already taken the watch away.
+            let _ = self.watcher.unwatch(&self.path);
+        }
+        if found.is_some() {
+            self.watcher.watch(&self.path, RecursiveMode::Recursive).with_context(|| {
+                format!(
+                    "cannot watch {}, its changes are seen every {} s only; is fs.inotify.max_user_watches too low?",
+                    self.path.display(),
+                    TICK.as_secs()
+                )
+            })?;
+            self.watched = found;
+        }
+        Ok(())
+    }
+}
+
+/// Starts all sources. The watch works until it is dropped.
 pub(super) fn start(
     policies: &Path,
     changes: Changes,
     sender: UnboundedSender<Event>,
-) -> Result<RecommendedWatcher> {
-    let watcher = folder(policies, sender.clone())?;
+) -> Result<FolderWatch> {
+    let watch = FolderWatch::new(policies, sender.clone())?;
     tokio::spawn(links(changes, sender.clone()));
     tokio::spawn(ticks(sender.clone()));
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
@@ -31,22 +79,7 @@ pub(super) fn start(
             let _ = sender.send(Event::Signal);
         });
     }
-    Ok(watcher)
-}
-
-fn folder(policies: &Path, sender: UnboundedSender<Event>) -> Result<RecommendedWatcher> {
-    let notice = move |event: notify::Result<notify::Event>| {
-        // Reading the folder is an access event itself: it must not wake the agent. An error means lost notices.
-        let matters = event.map_or(true, |e| !matches!(e.kind, EventKind::Access(_)));
-        if matters {
-            let _ = sender.send(Event::FolderChanged);
-        }
-    };
-    let mut watcher = notify::recommended_watcher(notice).context("cannot watch files (inotify)")?;
-    watcher.watch(policies, RecursiveMode::Recursive).with_context(|| {
-        format!("cannot watch {}; is fs.inotify.max_user_watches too low?", policies.display())
-    })?;
-    Ok(watcher)
+    Ok(watch)
 }
 
 async fn links(mut changes: Changes, sender: UnboundedSender<Event>) {

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::Answer;
 use super::output::{print_json, print_lines};
 use super::run::DEFAULT_STATE_DIR;
-use crate::agent::state::State;
+use crate::agent::state::{State, now};
 
 /// What is in force on this node, which devices are not protected, and what is wrong
 #[derive(Debug, Args)]
@@ -50,6 +50,9 @@ fn lines(state: &State) -> Vec<String> {
         );
     }
     out.extend(state.trouble.iter().map(|(place, why)| format!("TROUBLE: {place}: {why}")));
+    out.extend(
+        state.last_good_ignored.iter().map(|why| format!("NOTE: the last good state was ignored: {why}")),
+    );
     out.push(format!(
         "{} for {} s; node {}, programs by {}",
         state.headline(),
@@ -58,6 +61,12 @@ fn lines(state: &State) -> Vec<String> {
         state.attached_by
     ));
     out.push(String::new());
+    let kept = state.kept.iter().map(|k| {
+        let ago = |at: u64| format!("{} s ago", now().saturating_sub(at));
+        let (since, accepted) = (ago(k.since), ago(k.accepted));
+        format!("{}: version accepted {accepted}, kept since {since}: {}", k.object, k.reasons.join("; "))
+    });
+    section(&mut out, "Kept at their last good version", kept);
     section(&mut out, "Unprotected devices", state.unprotected.iter().cloned());
     for endpoint in &state.endpoints {
         let devices: Vec<&str> = endpoint.devices.iter().map(String::as_str).collect();

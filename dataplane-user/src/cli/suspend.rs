@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::Answer;
 use super::output::print_lines;
-use crate::loader::attach::default_pin_dir;
+use crate::loader::pins::default_pin_dir;
 use crate::safety::{Word, word::in_words};
 
 /// Longest suspension: what is open by mistake is closed again within a day.

@@ -6,7 +6,8 @@ mod reference;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::loader::attach::{Mechanism, default_pin_dir};
+use crate::loader::attach::Mechanism;
+use crate::loader::pins::default_pin_dir;
 use crate::policy::{OnPolicyChange, Problem, Settings};
 use crate::resource::documents_from_str;
 use crate::resource::fields::{At, Context, Fields};

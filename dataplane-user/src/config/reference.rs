@@ -48,8 +48,8 @@ pub const SETTINGS: &[Setting] = &[
         key: "pinDir",
         flag: Some("--pin-dir"),
         value: "a path on a bpffs",
-        default: "/sys/fs/bpf/portcullis/v1",
-        example: "/sys/fs/bpf/portcullis/v1",
+        default: "/sys/fs/bpf/portcullis",
+        example: "/sys/fs/bpf/portcullis",
         example_is_default: true,
         text: &[
             "Where maps and links are pinned, so that enforcement outlives the agent.",

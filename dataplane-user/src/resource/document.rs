@@ -41,7 +41,8 @@ impl Document {
         Self { file: file.into(), line, value, unreadable: None }
     }
 
-    fn unreadable(problem: Problem) -> Self {
+    /// The mark that something of this file or folder is unknown.
+    pub fn unreadable(problem: Problem) -> Self {
         let (file, line) = (problem.file.clone(), problem.line);
         Self { file, line, value: Value::Null, unreadable: Some(Box::new(problem)) }
     }
@@ -120,6 +121,10 @@ fn read_path(path: &Path, depth: usize, documents: &mut Vec<Document>) {
     }
     if !metadata.is_file() {
         return fail("is no regular file".to_owned());
+    }
+    // What a full disk, a crash, or a program that writes in place leaves behind is no order to delete everything.
+    if metadata.len() == 0 {
+        return fail("is empty; remove the file if nothing of it shall be in force".to_owned());
     }
     if metadata.len() > MAX_FILE_BYTES {
         return fail(format!("has {} bytes, {MAX_FILE_BYTES} are the limit; split it", metadata.len()));

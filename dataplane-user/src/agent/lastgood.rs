@@ -1,0 +1,177 @@
+//! The last good version of every object, on disk (D46): what an agent accepted, and put in force, goes on in the
+//! next one when its file is broken by then.
+//!
+//! One line of head (`portcullis-last-good FORMAT CRC32 BYTES`), then JSON. Written beside, synced, renamed. A file
+//! that is damaged, of another format or of another folder is told and ignored, never half-used.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::folder::Identity;
+use crate::policy::{Problem, Severity};
+use crate::resource::Document;
+
+/// Name in the state dir.
+pub const FILE: &str = "last-good.json";
+const MAGIC: &str = "portcullis-last-good";
+/// Moves with any change of what follows the head.
+const FORMAT: u32 = 1;
+/// Larger files are not ours.
+const MAX_BYTES: u64 = 1 << 30;
+/// The head is one short line.
+const MAX_HEAD: usize = 128;
+
+/// One object, as it was accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Saved {
+    /// `Kind/name`
+    pub object: String,
+    pub file: String,
+    pub line: usize,
+    /// The document as JSON. Text, so that one that cannot be read does not cost the others.
+    pub text: String,
+    /// Unix seconds.
+    pub accepted: u64,
+    /// Since when its file says something else, Unix seconds.
+    pub kept: Option<u64>,
+}
+
+/// What the file holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastGood {
+    pub folder: PathBuf,
+    /// Device and inode of the folder that held the documents.
+    pub identity: Option<Identity>,
+    pub objects: Vec<Saved>,
+}
+
+impl LastGood {
+    /// What an agent saved for this policies folder. `None`: there is no such file.
+    pub fn load(state_dir: &Path, folder: &Path) -> Result<Option<Self>> {
+        let path = state_dir.join(FILE);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let last = Self::decode(&bytes).with_context(|| path.display().to_string())?;
+        if last.folder != folder {
+            bail!("{} is of the policies folder {}", path.display(), last.folder.display());
+        }
+        Ok(Some(last))
+    }
+
+    /// Replaces the file as a whole; it survives a loss of power.
+    pub fn save(&self, state_dir: &Path) -> Result<()> {
+        let path = state_dir.join(FILE);
+        let next = state_dir.join(format!(".{FILE}.next"));
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&next)?;
+            file.write_all(&self.encode()?)?;
+            file.sync_all()?;
+            fs::rename(&next, &path)?;
+            File::open(state_dir)?.sync_all()
+        };
+        write().with_context(|| format!("cannot save the last good state as {}", path.display()))
+    }
+
+    fn encode(&self) -> io::Result<Vec<u8>> {
+        let body = serde_json::to_vec(self)?;
+        let mut bytes =
+            format!("{MAGIC} {FORMAT} {:08x} {}\n", crc32fast::hash(&body), body.len()).into_bytes();
+        bytes.extend(body);
+        Ok(bytes)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let head = bytes.iter().take(MAX_HEAD).position(|b| *b == b'\n').context("has no head of ours")?;
+        let (line, body) = (&bytes[..head], &bytes[head + 1..]);
+        let line = std::str::from_utf8(line).context("has no head of ours")?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let [MAGIC, format, sum, length] = words[..] else { bail!("has no head of ours") };
+        if format != FORMAT.to_string() {
+            bail!("has format {format}, this build reads {FORMAT}");
+        }
+        if length != body.len().to_string() {
+            bail!("is cut: {} bytes of {length}", body.len());
+        }
+        if sum != format!("{:08x}", crc32fast::hash(body)) {
+            bail!("is damaged: its checksum does not fit");
+        }
+        serde_json::from_slice(body).context("is no state of ours")
+    }
+
+    /// As the store takes them.
+    pub fn documents(&self) -> Vec<Document> {
+        self.objects
+            .iter()
+            .map(|saved| match serde_json::from_str(&saved.text) {
+                Ok(value) => Document::new(&*saved.file, saved.line, value),
+                Err(e) => Document::unreadable(Problem {
+                    severity: Severity::Error,
+                    file: saved.file.clone(),
+                    line: saved.line,
+                    object: saved.object.clone(),
+                    path: String::new(),
+                    value: String::new(),
+                    message: format!("its last good version cannot be read: {e}"),
+                }),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(dir: &Path) -> LastGood {
+        let text = r#"{"kind": "Tier"}"#.to_owned();
+        let saved =
+            Saved { object: "Tier/a".into(), file: "a".into(), line: 1, text, accepted: 7, kept: None };
+        LastGood { folder: dir.to_owned(), identity: Some((1, 2)), objects: vec![saved] }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_for_its_folder_only() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(LastGood::load(dir.path(), dir.path()).unwrap(), None);
+        let saved = state(dir.path());
+        saved.save(dir.path()).unwrap();
+        assert_eq!(LastGood::load(dir.path(), dir.path()).unwrap(), Some(saved));
+        let error = LastGood::load(dir.path(), Path::new("/other")).unwrap_err();
+        assert!(error.to_string().contains("is of the policies folder"), "{error}");
+    }
+
+    /// Every single damaged bit, and every cut.
+    #[test]
+    fn damage_is_seen() {
+        let whole = state(Path::new("/p")).encode().unwrap();
+        assert!(LastGood::decode(&whole).is_ok());
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut broken = whole.clone();
+                broken[at] ^= 1 << bit;
+                assert!(LastGood::decode(&broken).is_err(), "byte {at} bit {bit}");
+            }
+            assert!(LastGood::decode(&whole[..at]).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn another_format_is_named() {
+        let whole = String::from_utf8(state(Path::new("/p")).encode().unwrap()).unwrap();
+        let error = LastGood::decode(whole.replacen(" 1 ", " 2 ", 1).as_bytes()).unwrap_err();
+        assert!(error.to_string().contains("has format 2"), "{error}");
+    }
+}
