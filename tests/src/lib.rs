@@ -2,6 +2,7 @@
 //! process ([`process`]), and clients that say what they got ([`probe`]). The tests and the demo share it.
 
 pub mod bpffs;
+pub mod kube_proxy;
 pub mod netns;
 pub mod probe;
 pub mod process;

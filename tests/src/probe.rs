@@ -3,7 +3,7 @@
 use std::{
     fmt,
     io::{ErrorKind, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,7 +28,7 @@ pub enum Speech {
     Banner(&'static str),
 }
 
-/// A TCP server in a namespace, until it is dropped.
+/// A server in a namespace, until it is dropped. It listens on `::`, so it serves both IP versions.
 pub struct Server {
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -37,7 +37,7 @@ pub struct Server {
 impl Server {
     pub fn start(netns: &Netns, port: u16, speech: Speech) -> Result<Self> {
         let listener = netns
-            .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?
+            .run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)))?
             .with_context(|| format!("cannot listen on port {port} in {}", netns.name()))?;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -47,6 +47,26 @@ impl Server {
                 match listener.accept() {
                     Ok((stream, _)) => drop(thread::spawn(move || serve(stream, speech))),
                     Err(_) => thread::sleep(Duration::from_millis(5)),
+                }
+            }
+        });
+        Ok(Self { stop, thread: Some(thread) })
+    }
+
+    /// Answers every UDP datagram with `words`.
+    pub fn start_udp(netns: &Netns, port: u16, words: &'static str) -> Result<Self> {
+        let socket = netns
+            .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)))?
+            .with_context(|| format!("cannot listen on UDP port {port} in {}", netns.name()))?;
+        socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut question = [0; 1024];
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((_, client)) = socket.recv_from(&mut question) {
+                    // The client sees that no answer comes.
+                    let _ = socket.send_to(words.as_bytes(), client);
                 }
             }
         });
@@ -106,16 +126,30 @@ impl fmt::Display for Got {
 }
 
 /// Connects over TCP from `netns`, asks, and says what came back.
-pub fn ask(netns: &Netns, address: Ipv4Addr, port: u16) -> Result<Got> {
+pub fn ask(netns: &Netns, address: impl Into<IpAddr>, port: u16) -> Result<Got> {
     Ok(match connect(netns, address, port)? {
         Ok(mut stream) => exchange(&mut stream),
         Err(got) => got,
     })
 }
 
+/// [`ask`], all at once: silence takes its time, so many silences are asked for together.
+pub fn ask_together(questions: &[(&Netns, IpAddr, u16)]) -> Result<Vec<Got>> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = questions
+            .iter()
+            .map(|(netns, address, port)| scope.spawn(move || ask(netns, *address, *port)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
 /// An open connection, for tests that hold one while something changes.
-pub fn connect(netns: &Netns, address: Ipv4Addr, port: u16) -> Result<Result<TcpStream, Got>> {
-    let to = SocketAddr::V4(SocketAddrV4::new(address, port));
+pub fn connect(netns: &Netns, address: impl Into<IpAddr>, port: u16) -> Result<Result<TcpStream, Got>> {
+    let to = SocketAddr::new(address.into(), port);
     let stream = match netns.run(|| TcpStream::connect_timeout(&to, PATIENCE))? {
         Ok(stream) => stream,
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(Err(Got::Refused)),
@@ -139,4 +173,26 @@ pub fn exchange(stream: &mut TcpStream) -> Got {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Got::Refused,
         Ok(_) | Err(_) => Got::Silence,
     }
+}
+
+/// Sends a UDP datagram from `netns`, twice if nothing comes, and says what came back.
+pub fn ask_udp(netns: &Netns, address: impl Into<IpAddr>, port: u16) -> Result<Got> {
+    let to = SocketAddr::new(address.into(), port);
+    let socket = netns.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)))??;
+    // On a socket for both versions an IPv4 address is written as `::ffff:a.b.c.d`.
+    let mapped = match to.ip() {
+        IpAddr::V4(address) => SocketAddr::new(address.to_ipv6_mapped().into(), port),
+        IpAddr::V6(_) => to,
+    };
+    socket.connect(mapped)?;
+    socket.set_read_timeout(Some(PATIENCE / 2))?;
+    for _ in 0..2 {
+        let mut answer = [0; 1024];
+        match socket.send(b"hello").and_then(|_| socket.recv(&mut answer)) {
+            Ok(length) => return Ok(Got::Answer(String::from_utf8_lossy(&answer[..length]).into_owned())),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(Got::Refused),
+            Err(_) => {}
+        }
+    }
+    Ok(Got::Silence)
 }
