@@ -28,6 +28,8 @@ pub mod decide;
 
 #[cfg(feature = "user")]
 mod pod;
+#[cfg(feature = "user")]
+pub use pod::event_from_bytes;
 
 /// Version of the layout of every map but the flow tables. Part of the pin path. Bump it with any change in
 /// [`abi`].

@@ -13,6 +13,7 @@ pub mod config;
 pub mod index;
 pub mod loader;
 pub mod maps;
+pub mod observe;
 
 pub mod model;
 pub mod scenario;

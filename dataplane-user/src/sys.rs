@@ -1,8 +1,11 @@
-//! The one system call that no library of ours offers.
-#![allow(unsafe_code, reason = "a raw system call")]
+//! What no library of ours offers safely.
+#![allow(unsafe_code, reason = "a raw system call, and a promise about a descriptor")]
 
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// `BPF_BTF_GET_FD_BY_ID` of `bpf(2)`.
 const BTF_GET_FD_BY_ID: libc::c_int = 19;
@@ -27,4 +30,10 @@ pub fn btf_by_id(id: u32) -> io::Result<OwnedFd> {
     }
     // SAFETY: a descriptor that the kernel has just handed to us; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// A descriptor that a task can wait on until there is something to read. Needs a running tokio runtime.
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor stays open, and the same, for as long as the registration that owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }

@@ -85,6 +85,7 @@ impl Home {
         self.bpf.pin_dir()
     }
 
+    /// Where the agent keeps what `status` and `observe` read.
     pub fn state_dir(&self) -> &Path {
         self.state.path()
     }
@@ -112,6 +113,26 @@ impl Home {
             }
         }
     }
+
+    /// Runs `portcullis WORDS` in the node's namespace, with this state dir.
+    pub fn portcullis(&self, node: &Netns, words: &[&str]) -> Result<Said> {
+        let mut command = node.command(agent_program()?);
+        command.args(words).arg("--state-dir").arg(self.state.path()).stdin(Stdio::null());
+        let output = command.output().context("cannot run portcullis")?;
+        Ok(Said {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+}
+
+/// What a command answered.
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 /// A running agent; killed when dropped.

@@ -23,6 +23,7 @@ use crate::loader::attach::{Attacher, Mechanism};
 use crate::loader::link::Links;
 use crate::loader::pins::PinDir;
 use crate::loader::{Dataplane, LoadOptions};
+use crate::observe::Publisher;
 use crate::policy::{NodeView, Problem, Settings, World};
 use folder::Folder;
 use lastgood::LastGood;
@@ -94,6 +95,7 @@ pub async fn run(options: Options) -> Result<()> {
     let (links, changes) = Links::connect()?;
     let watch = watch::start(&options.policies, changes, sender)?;
     let dataplane = Dataplane::load(&LoadOptions { pin_dir: Some(pin_dir.path().to_owned()) })?;
+    let publisher = Publisher::start(pin_dir.path(), &options.state_dir)?;
     let mechanism = options.attach.unwrap_or_else(Mechanism::of_this_kernel);
     let mut agent = Agent {
         attacher: Attacher::new(&pin_dir, mechanism),
@@ -109,6 +111,7 @@ pub async fn run(options: Options) -> Result<()> {
         shown: String::new(),
         since: SystemTime::now(),
         trouble: BTreeMap::new(),
+        publisher,
     };
     agent.audit()?;
     agent.view = agent.look().await?;
@@ -134,6 +137,8 @@ struct Agent {
     since: SystemTime,
     /// Where → what the agent itself could not do, until it can.
     trouble: BTreeMap<String, String>,
+    /// Tells observers what the numbers in events mean.
+    publisher: Publisher,
     restored: Restored,
     /// What the file of the last good state holds.
     saved: Option<LastGood>,
@@ -277,7 +282,7 @@ impl Agent {
         };
         self.trouble.remove("compile");
         if self.tables.as_ref() != Some(&tables) {
-            match self.begin().and_then(|()| Ok(self.dataplane.apply(&tables)?)) {
+            match self.begin().and_then(|()| self.apply(&tables)) {
                 Ok(_) => {
                     self.since = SystemTime::now();
                     self.trouble.remove("maps");
@@ -288,6 +293,12 @@ impl Agent {
         }
         self.save();
         self.attach(snapshot);
+    }
+
+    fn apply(&mut self, tables: &Tables) -> Result<()> {
+        self.publisher.announce(self.dataplane.generations().number() + 1, &tables.names);
+        self.dataplane.apply(tables)?;
+        Ok(())
     }
 
     /// On a node without any generation: one that governs nothing, so that what follows makes devices governed and

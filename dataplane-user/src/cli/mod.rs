@@ -5,6 +5,7 @@ mod delete;
 mod detach;
 mod explain;
 mod get;
+mod observe;
 mod output;
 mod run;
 mod status;
@@ -40,6 +41,7 @@ enum Command {
     Test(test::TestArgs),
     Status(status::StatusArgs),
     Suspend(suspend::SuspendArgs),
+    Observe(observe::ObserveArgs),
     Detach(detach::DetachArgs),
 }
 
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Test(args) => return test::run(args),
         Command::Status(args) => status::run(&args),
         Command::Suspend(args) => suspend::run(&args),
+        Command::Observe(args) => observe::run(&args),
         Command::Detach(args) => detach::run(&args),
     };
     exit_code(result)

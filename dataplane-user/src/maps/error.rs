@@ -8,6 +8,12 @@ pub enum Error {
     /// The loaded object has no such map: agent and kernel program are of different versions.
     #[error("the kernel object has no map {0}; rebuild the agent so that both come from one source tree")]
     Missing(&'static str),
+    /// Nothing of ours is there, or it is of another version.
+    #[error(
+        "{} is not there: nothing was put in force with this --pin-dir, or by another version; start the agent with \
+         `portcullis run`, or name its --pin-dir", .0.display()
+    )]
+    NotPinned(std::path::PathBuf),
     /// A system call on a map failed.
     #[error("cannot {action} map {map}: {source}. {remedy}")]
     Map { map: &'static str, action: &'static str, source: Box<MapError>, remedy: &'static str },

@@ -16,9 +16,21 @@ use dataplane_common::names;
 use super::{Error, State, Templates, inner};
 use crate::compile::Tables;
 
-type ArraySlots<V> = ArrayOfMaps<MapData, Array<MapData, V>>;
-type TrieSlots<K> = ArrayOfMaps<MapData, LpmTrie<MapData, K, u32>>;
-type HashSlots<K, V> = ArrayOfMaps<MapData, HashMap<MapData, K, V>>;
+pub(super) type ArraySlots<V> = ArrayOfMaps<MapData, Array<MapData, V>>;
+pub(super) type TrieSlots<K> = ArrayOfMaps<MapData, LpmTrie<MapData, K, u32>>;
+pub(super) type HashSlots<K, V> = ArrayOfMaps<MapData, HashMap<MapData, K, V>>;
+
+/// Where maps come from: the object that was just loaded, or the pins of one that runs.
+pub trait Source {
+    /// The map of this name.
+    fn map(&mut self, name: &'static str) -> Result<Map, Error>;
+}
+
+impl Source for Ebpf {
+    fn map(&mut self, name: &'static str) -> Result<Map, Error> {
+        self.take_map(name).ok_or(Error::Missing(name))
+    }
+}
 
 /// A generation that is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +63,12 @@ pub struct Generations {
     number: u64,
 }
 
-/// Takes a map out of the loaded object.
+/// Takes a map out of its source.
 pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
-    ebpf: &mut Ebpf,
+    source: &mut impl Source,
     name: &'static str,
 ) -> Result<T, Error> {
-    let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
-    T::try_from(map).map_err(|e| Error::map(name, "open", e))
+    T::try_from(source.map(name)?).map_err(|e| Error::map(name, "open", e))
 }
 
 impl Generations {

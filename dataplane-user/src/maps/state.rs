@@ -5,7 +5,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
 use dataplane_common::abi::{
     Control, Counter, EthertypeKey, Hook, RuleCounterKey, RuleHits, Scratch, counter_index, spared_index,
@@ -17,10 +16,19 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 
 use super::Error;
-use super::generations::take;
+use super::generations::{Source, take};
 
 /// (hook, verdict, reason), by number.
 pub type CounterKey = (u8, u8, u8);
+
+/// How full the tables are that packets fill.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowCounts {
+    pub confirmed: usize,
+    pub unconfirmed: usize,
+    pub failsafe: usize,
+    pub fragments: usize,
+}
 
 /// Maps without generations.
 pub struct State {
@@ -39,19 +47,20 @@ pub struct State {
 }
 
 impl State {
-    /// Takes the maps out of the loaded object. `pins`: the folder where the control word is pinned.
-    pub fn take(ebpf: &mut Ebpf, pins: Option<PathBuf>) -> Result<Self, Error> {
+    /// Takes the maps out of the loaded object, or opens them where they are pinned. `pins`: the folder where the
+    /// control word is pinned.
+    pub fn take(source: &mut impl Source, pins: Option<PathBuf>) -> Result<Self, Error> {
         Ok(Self {
-            control: take(ebpf, names::MAP_CONTROL)?,
-            flows: take(ebpf, names::MAP_FLOWS)?,
-            flows_new: take(ebpf, names::MAP_FLOWS_NEW)?,
-            flows_safe: take(ebpf, names::MAP_FLOWS_SAFE)?,
-            fragments: take(ebpf, names::MAP_FRAGMENTS)?,
-            counters: take(ebpf, names::MAP_COUNTERS)?,
-            rule_hits: take(ebpf, names::MAP_RULE_HITS)?,
-            ethertypes: take(ebpf, names::MAP_ETHERTYPES)?,
-            scratch: take(ebpf, names::MAP_SCRATCH)?,
-            events: Some(take(ebpf, names::MAP_EVENTS)?),
+            control: take(source, names::MAP_CONTROL)?,
+            flows: take(source, names::MAP_FLOWS)?,
+            flows_new: take(source, names::MAP_FLOWS_NEW)?,
+            flows_safe: take(source, names::MAP_FLOWS_SAFE)?,
+            fragments: take(source, names::MAP_FRAGMENTS)?,
+            counters: take(source, names::MAP_COUNTERS)?,
+            rule_hits: take(source, names::MAP_RULE_HITS)?,
+            ethertypes: take(source, names::MAP_ETHERTYPES)?,
+            scratch: take(source, names::MAP_SCRATCH)?,
+            events: Some(take(source, names::MAP_EVENTS)?),
             pins,
         })
     }
@@ -80,6 +89,20 @@ impl State {
     /// Confirmed flows, for adoption (D17).
     pub fn put_flow(&mut self, key: &FlowKey, entry: &FlowEntry) -> Result<(), Error> {
         self.flows.insert(key, entry, 0).map_err(|e| Error::map(names::MAP_FLOWS, "write", e))
+    }
+    /// Entries of the tables of confirmed flows, unconfirmed ones, those of failsafes, and of first fragments.
+    pub fn counts(&self) -> FlowCounts {
+        FlowCounts {
+            confirmed: self.flows.keys().filter(Result::is_ok).count(),
+            unconfirmed: self.flows_new.keys().filter(Result::is_ok).count(),
+            failsafe: self.flows_safe.keys().filter(Result::is_ok).count(),
+            fragments: self.fragments.keys().filter(Result::is_ok).count(),
+        }
+    }
+    /// Events that CPUs left out and have not yet told with a later one.
+    pub fn untold_events(&self) -> Result<u64, Error> {
+        let per_cpu = self.scratch.get(&0, 0).map_err(|e| Error::map(names::MAP_SCRATCH, "read", e))?;
+        Ok(per_cpu.iter().map(|s| u64::from(s.event_lost)).sum())
     }
     /// Every confirmed flow.
     pub fn flows(&self) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {

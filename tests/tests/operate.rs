@@ -1,0 +1,171 @@
+//! What an operator asks a node every day, of a real agent and of what it left behind. About 15 s in all.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use tests::{
+    can_run,
+    probe::{Got, ask},
+    process::{Agent, Home, Policies, Said, agent_program},
+    topology::{Lab, NODE, OUTSIDE, Proxy},
+};
+
+fn run(test: &str, body: fn() -> Result<()>) {
+    if can_run(test) {
+        body().unwrap();
+    }
+}
+
+/// Logs what comes to port 8080, then denies all that comes in.
+const LOG_AND_DENY: &str = "\
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: watch-8080}
+spec:
+  order: 1
+  selector: role == 'node'
+  types: [Ingress]
+  ingress:
+  - {action: Log, protocol: TCP, destination: {ports: [8080]}}
+  - {action: Deny, protocol: TCP, destination: {ports: [8080]}}
+---
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: node1-eth0, labels: {role: node}}
+spec: {node: node1, interfaceName: eth0, expectedIPs: [10.240.0.11]}
+";
+
+/// Asks until the answer holds, or says what the last one was.
+fn until(home: &Home, lab: &Lab, words: &[&str], holds: impl Fn(&Said) -> bool) -> Result<Said> {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let said = home.portcullis(&lab.node, words)?;
+        if holds(&said) {
+            return Ok(said);
+        }
+        anyhow::ensure!(Instant::now() < end, "{words:?} did not come to it: {said:#?}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn json_lines(text: &str) -> Vec<Value> {
+    text.lines().map(|l| serde_json::from_str(l).expect("a JSON line")).collect()
+}
+
+fn events(text: &str) -> Vec<Value> {
+    json_lines(text).into_iter().filter(|l| l["kind"] == "Event").collect()
+}
+
+#[test]
+fn observe_with_and_without_an_agent() {
+    run("observe_with_and_without_an_agent", || {
+        let lab = Lab::new(Proxy::Nftables)?;
+        let (folder, home) = (Policies::empty()?, Home::new()?);
+        folder.put("all.yaml", LOG_AND_DENY)?;
+        let (agent, generation) = Agent::start(&lab.node, &folder, &home)?;
+        assert_eq!(ask(&lab.outside, NODE, 8080)?, Got::Silence, "{}", agent.log());
+
+        let said = until(&home, &lab, &["observe", "-o", "json", "--policy", "gnp/watch-8080"], |s| {
+            events(&s.stdout).len() >= 2
+        })?;
+        let seen = events(&said.stdout);
+        let log = seen.iter().find(|e| e["event"] == "log").context("no log event")?;
+        let deny = seen.iter().find(|e| e["event"] == "verdict").context("no verdict event")?;
+        for event in [log, deny] {
+            assert_eq!(event["source"], OUTSIDE.to_string());
+            assert_eq!(event["destination"], NODE.to_string());
+            assert_eq!((&event["destinationPort"], &event["protocol"]), (&8080.into(), &"TCP".into()));
+            assert_eq!((&event["device"], &event["hook"]), (&"eth0".into(), &"ingress".into()));
+            assert_eq!((&event["stage"], &event["generation"]), (&"normal".into(), &generation.into()));
+            assert_eq!(event["policy"], "GlobalNetworkPolicy/watch-8080");
+        }
+        assert_eq!((&log["rule"], &log["verdict"]), (&0.into(), &Value::Null));
+        assert_eq!(
+            (&deny["rule"], &deny["verdict"], &deny["reason"]),
+            (&1.into(), &"Deny".into(), &"rule_deny".into())
+        );
+        assert_eq!(json_lines(&said.stdout).last().context("no summary")?["kind"], "Summary");
+
+        // Two observers see the same, and a file is read back and filtered like live events.
+        let again = home.portcullis(&lab.node, &["observe", "-o", "json", "--policy", "gnp/watch-8080"])?;
+        assert_eq!(events(&again.stdout), seen);
+        let file = home.state_dir().join("events.jsonl");
+        std::fs::write(&file, &said.stdout)?;
+        let file = file.to_str().context("a readable path")?;
+        let back = home.portcullis(&lab.node, &["observe", "-o", "json", "--input-file", file])?;
+        assert_eq!(events(&back.stdout), seen);
+        let back = home.portcullis(&lab.node, &["observe", "--verdict", "log", "--input-file", file])?;
+        let logs = seen.iter().filter(|e| e["event"] == "log").count();
+        assert_eq!(back.stdout.lines().count(), logs, "{back:?}");
+        assert!(back.stdout.lines().all(|l| l.contains(" Log ")), "{back:?}");
+
+        without_an_agent(&lab, &home, &folder, agent)
+    });
+}
+
+/// The ring fills while nobody reads; an observer reads it, and lets go when an agent comes.
+fn without_an_agent(lab: &Lab, home: &Home, folder: &Policies, agent: Agent) -> Result<()> {
+    agent.kill_9()?;
+    assert_eq!(ask(&lab.outside, NODE, 8080)?, Got::Silence);
+    let mut follower = lab
+        .node
+        .command(agent_program()?)
+        .args(["observe", "-f", "-o", "json", "--state-dir"])
+        .arg(home.state_dir())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut lines = BufReader::new(follower.stdout.take().context("no stdout")?).lines();
+    let mut next = |what: &str| -> Result<Value> {
+        loop {
+            let line = lines.next().with_context(|| format!("the observer ended before {what}"))??;
+            let line: Value = serde_json::from_str(&line)?;
+            if line["kind"] == "Event" && line["destinationPort"] == 8080 {
+                return Ok(line);
+            }
+        }
+    };
+    let dead = next("the events that nobody had read")?;
+    assert_eq!(
+        dead["policy"], "GlobalNetworkPolicy/watch-8080",
+        "named from the state file and the kernel's tables"
+    );
+
+    // The agent takes over; the observer goes on with it.
+    let (agent, _) = Agent::start(&lab.node, folder, home)?;
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let said = home.portcullis(&lab.node, &["observe", "-o", "json", "--since", "1h"])?;
+        if json_lines(&said.stdout).last().is_some_and(|l| l["from"] == "agent") {
+            break;
+        }
+        anyhow::ensure!(Instant::now() < end, "the agent does not serve: {said:?}\n{}", agent.log());
+    }
+    thread::sleep(Duration::from_millis(700));
+    let inside = ask(&lab.inside, NODE, 8080)?;
+    assert_eq!(inside, Got::Silence);
+    while next("an event by way of the agent")?["source"] != tests::topology::INSIDE.to_string() {}
+    follower.kill()?;
+    follower.wait()?;
+    Ok(())
+}
+
+#[test]
+fn nothing_in_force_is_said_with_a_remedy() {
+    run("nothing_in_force_is_said_with_a_remedy", || {
+        let lab = Lab::new(Proxy::Nftables)?;
+        let home = Home::new()?;
+        let pins = home.pin_dir();
+        let said =
+            home.portcullis(&lab.node, &["observe", "--pin-dir", pins.to_str().context("a readable path")?])?;
+        assert_eq!(said.code, 2, "{said:?}");
+        assert!(said.stderr.contains("portcullis run"), "{said:?}");
+        Ok(())
+    });
+}
