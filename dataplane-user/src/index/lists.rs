@@ -59,7 +59,8 @@ impl From<PolicyKind> for PolicyOrProfile {
 }
 
 impl PolicyId {
-    fn of(policy: &Policy) -> Self {
+    /// Of a policy.
+    pub fn of(policy: &Policy) -> Self {
         Self {
             kind: policy.kind.into(),
             namespace: policy.namespace.clone().unwrap_or_default(),
@@ -100,6 +101,27 @@ pub struct EndpointLists {
 /// [`ListKind`] with an order, for maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListKey(pub ListKind);
+
+impl ListKey {
+    /// Whether it judges what a device receives.
+    pub fn is_ingress(self) -> bool {
+        direction(self.0) == Direction::Ingress
+    }
+    /// As people know it, `preDNAT` or `normal ingress`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            ListKind::UntrackedIngress => "untracked ingress",
+            ListKind::UntrackedEgress => "untracked egress",
+            ListKind::PreDnat => "preDNAT",
+            ListKind::ForwardIngress => "forward ingress",
+            ListKind::ForwardEgress => "forward egress",
+            ListKind::NormalIngress => "normal ingress",
+            ListKind::NormalEgress => "normal egress",
+            ListKind::ProfileIngress => "profile ingress",
+            ListKind::ProfileEgress => "profile egress",
+        }
+    }
+}
 
 impl PartialOrd for ListKey {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {

@@ -12,6 +12,8 @@ pub mod peers;
 pub mod rules;
 pub mod services;
 pub mod sets;
+pub mod shadow;
+pub mod status;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +26,8 @@ pub use binding::{DeviceBinding, LostEndpoint, LostReason};
 pub use lists::{EndpointLists, List, PolicyBlock, PolicyId, TierBlock, TierEnd};
 pub use rules::{PortAlternative, PortMatch, Resolved, Side};
 pub use sets::{SetId, Sets};
+pub use shadow::RuleId;
+pub use status::ObjectStatus;
 
 use crate::policy::{Failsafe, HostEndpoint, NodeView, OnPolicyChange, PortRange, Protocol, World};
 
@@ -71,6 +75,8 @@ pub struct Facts {
     pub lost: Vec<LostEndpoint>,
     /// Selectors of rules that match no address.
     pub empty_selectors: Vec<EmptySelector>,
+    /// Rules that an earlier rule covers wherever they stand.
+    pub shadowed: BTreeMap<RuleId, RuleId>,
     /// Policies that select no host endpoint that governs a device here.
     pub idle_policies: Vec<PolicyId>,
     /// Policies that select no host endpoint of any node (D43: "not for hosts").
@@ -98,12 +104,14 @@ impl Snapshot {
         let mut peers = peers::Peers::new(world, &host_endpoints);
         let resolved = lists::resolve(world, view, &host_endpoints, &bindings, &mut peers);
         let own = local::own_addresses(view);
+        let sets = peers.into_sets();
         let facts = Facts {
             governed: bindings.governed(),
             unprotected: bindings.unprotected(),
             workload: bindings.devices.iter().filter(|(_, d)| d.workload).map(|(n, _)| n.clone()).collect(),
             lost: bindings.lost.clone(),
             empty_selectors: resolved.empty_selectors,
+            shadowed: shadow::shadowed(&resolved.endpoints, &sets),
             idle_policies: resolved.idle,
             not_for_hosts: resolved.not_for_hosts,
             host_endpoints,
@@ -111,7 +119,7 @@ impl Snapshot {
         Self {
             node: view.name.clone(),
             endpoints: resolved.endpoints,
-            sets: peers.into_sets(),
+            sets,
             frontends: services::frontends(world, view, &own),
             own,
             failsafe_inbound: local::failsafe_inbound(world),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::sets::{SetId, Sets};
-use crate::policy::{HostEndpoint, Labels, PeerSelector, Pod, Protocol, World, defaults};
+use crate::policy::{HostEndpoint, Labels, NetworkSet, PeerSelector, Pod, Protocol, World, defaults};
 
 /// The namespace that a pod or network set is in.
 const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
@@ -56,12 +56,8 @@ impl Peers {
             });
         }
         for set in world.network_sets.values() {
-            let labels = match &set.namespace {
-                Some(namespace) => with_inherited(&set.labels, &namespace_labels(namespace, world)),
-                None => set.labels.clone(),
-            };
             peers.push(Peer {
-                labels,
+                labels: set_labels(set, world),
                 nets: set.nets.clone(),
                 global: set.namespace.is_none(),
                 ports: Vec::new(),
@@ -121,6 +117,10 @@ impl Peers {
         let nets = self.service_addresses.get(service).cloned().unwrap_or_default();
         self.sets.intern(nets)
     }
+    /// Whether a Service is unknown, or has no backend.
+    pub fn has_no_backend(&self, service: &(String, String)) -> bool {
+        self.service_addresses.get(service).is_none_or(Vec::is_empty)
+    }
     fn read_services(&mut self, world: &World) {
         for slice in world.endpoint_slices.values() {
             let key = (slice.namespace.clone(), slice.service.clone());
@@ -161,6 +161,14 @@ fn pod_peer(pod: &Pod, world: &World) -> Peer {
     let ports = pod.ports.iter().filter_map(|p| Some((p.name.clone()?, p.protocol, p.port))).collect();
     let nets = pod.ips.iter().map(|ip: &IpAddr| IpNet::from(*ip)).collect();
     Peer { labels, nets, global: false, ports }
+}
+
+/// Labels of a network set: its own, and what its namespace gives (§1.5).
+pub fn set_labels(set: &NetworkSet, world: &World) -> Labels {
+    match &set.namespace {
+        Some(namespace) => with_inherited(&set.labels, &namespace_labels(namespace, world)),
+        None => set.labels.clone(),
+    }
 }
 
 /// What objects of a namespace inherit from it (§2).

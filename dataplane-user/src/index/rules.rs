@@ -51,7 +51,7 @@ pub enum PortAlternative {
     At(Protocol, u16, SetId),
 }
 
-/// A selector of a rule that matched no address: (`source.selector`, text).
+/// A selector, named port or Service of a rule that stands for no address: (`source.selector`, text).
 pub type Empty = (String, String);
 
 /// Resolves one rule.
@@ -97,16 +97,25 @@ fn side(
         let set = peers.selected(selector);
         side.none_of.push(set);
     }
-    side.ports = ports(entity, protocol, peers);
+    side.ports = ports(entity, name, protocol, peers, empty);
     if let Some(service) = &entity.service {
         add_service(&mut side, service, name == "source", protocol, peers);
+        if peers.has_no_backend(service) {
+            empty.push((format!("{name}.services"), format!("{}/{}", service.0, service.1)));
+        }
     }
     side.all_of.sort_unstable();
     side.all_of.dedup();
     side
 }
 
-fn ports(entity: &EntityRule, protocol: Option<Protocol>, peers: &mut Peers) -> PortMatch {
+fn ports(
+    entity: &EntityRule,
+    side: &str,
+    protocol: Option<Protocol>,
+    peers: &mut Peers,
+    empty: &mut Vec<Empty>,
+) -> PortMatch {
     let mut found = PortMatch { none_of: ranges(&entity.not_ports), ..PortMatch::default() };
     // A rule with a protocol only means this protocol's port of that name.
     let wanted = |p: Protocol| protocol.is_none_or(|q| p == q);
@@ -123,6 +132,10 @@ fn ports(entity: &EntityRule, protocol: Option<Protocol>, peers: &mut Peers) -> 
                     any_of.push(PortAlternative::At(p, port, set));
                 }
             }
+        }
+        if any_of.is_empty() {
+            let text: Vec<&str> = names(&entity.ports).collect();
+            empty.push((format!("{side}.ports"), text.join(", ")));
         }
         found.any_of = Some(any_of);
     }

@@ -4,6 +4,9 @@ use std::net::IpAddr;
 
 use dataplane_common::abi::{ListKind, frontend_flag};
 
+mod order;
+mod status;
+
 use super::lists::ListKey;
 use super::*;
 use crate::policy::{Device, World};

@@ -1,6 +1,7 @@
 //! All objects by kind and name, each in its last good version (D13), and the world that they make.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use serde_json::Value;
 
@@ -22,6 +23,8 @@ pub struct StoredObject {
     pub object: Object,
     /// Why this is no longer what the file says: a later version was refused, and this one goes on (D13).
     pub superseded: Vec<Problem>,
+    /// Since when, for people: nothing is decided by it.
+    pub superseded_since: Option<SystemTime>,
 }
 
 /// What became of some documents.
@@ -81,6 +84,8 @@ struct Batch {
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     objects: BTreeMap<ObjectKey, StoredObject>,
+    /// Refused, and never good.
+    rejected: BTreeMap<ObjectKey, Vec<Problem>>,
     world: World,
 }
 
@@ -99,10 +104,14 @@ impl Store {
             let reason = batch.refused.get(&key).or_else(|| unknown_in(&batch.unknown, &stored.file));
             if let Some(reason) = reason {
                 report.kept_last_good.push(key.to_string());
-                next.insert(key, StoredObject { superseded: reason.clone(), ..stored });
+                let superseded_since = stored.superseded_since.or_else(|| Some(SystemTime::now()));
+                let superseded = reason.clone();
+                next.insert(key, StoredObject { superseded, superseded_since, ..stored });
             }
         }
         self.objects = next;
+        self.rejected = batch.refused;
+        self.rejected.retain(|key, _| !self.objects.contains_key(key));
         self.rebuild();
         report.problems = batch.problems;
         // In a watched folder the documents of others may lie about (D43).
@@ -130,6 +139,7 @@ impl Store {
         );
         let mut report = Report { problems, ..Report::default() };
         if !report.has_errors() {
+            next.rejected.retain(|key, _| !next.objects.contains_key(key));
             next.rebuild();
             *self = next;
             report.accepted = names.iter().map(ObjectKey::to_string).collect();
@@ -183,6 +193,11 @@ impl Store {
     pub fn list(&self, kind: &str) -> Vec<&StoredObject> {
         let kind = Kind::from_name(kind);
         self.objects.values().filter(|stored| Some(stored.key.kind) == kind).collect()
+    }
+
+    /// Objects of the last [`Self::replace`] that were refused and have no good version, with the reasons.
+    pub fn rejected(&self) -> &BTreeMap<ObjectKey, Vec<Problem>> {
+        &self.rejected
     }
 
     /// All objects, by kind, namespace and name.
@@ -272,6 +287,7 @@ impl Batch {
                     value: document.value.clone(),
                     object: *object,
                     superseded: Vec::new(),
+                    superseded_since: None,
                 };
                 self.good.insert(key.clone(), stored);
                 Some(key)

@@ -1,0 +1,158 @@
+//! Index and compile at the size that the project promises: 1,000 policies, 10,000 rules, 100,000 addresses.
+//!
+//! `cargo bench -p dataplane-user --bench compile`. Wanted: cold under a second, and under a millisecond of index
+//! work when one pod is added. Numbers of a run are in `docs/reference/limits.md`.
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ipnet::{IpNet, Ipv4Net};
+use portcullis::compile::compile;
+use portcullis::index::Snapshot;
+use portcullis::policy::{
+    Action, Device, Direction, EntityRule, Family, HepInterface, HostEndpoint, NetworkSet, NodeView, Order,
+    PeerSelector, Pod, Policy, PolicyKind, Port, PortRange, Rule, World,
+};
+use portcullis::selector::Selector;
+
+const POLICIES: u32 = 1_000;
+const RULES_EACH: u32 = 10;
+const SETS: u32 = 100;
+const NETS_EACH: u32 = 500;
+const PODS: u32 = 50_000;
+/// Policies that select this node's host endpoint: the rest are for others.
+const POLICIES_HERE: u32 = 100;
+
+fn selector(text: &str) -> Selector {
+    Selector::parse(text).expect("a valid selector")
+}
+
+fn address(i: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + i))
+}
+
+fn rule(policy: u32, index: u32) -> Rule {
+    // Every second rule names a label of pods, every other a network set.
+    let text = match index % 2 {
+        0 => format!("app == 'a{}'", (policy * 7 + index) % 500),
+        _ => format!("set == 's{}'", (policy + index) % SETS),
+    };
+    let peer = PeerSelector { selector: selector(&text), global_only: false, text };
+    let port = 1000 + ((policy * 13 + index * 17) % 4000) as u16;
+    Rule {
+        action: if index % 5 == 4 { Action::Deny } else { Action::Allow },
+        ip_version: None,
+        protocol: Some(6),
+        not_protocol: None,
+        icmp: None,
+        not_icmp: None,
+        source: EntityRule { selector: Some(peer), ..EntityRule::default() },
+        destination: EntityRule {
+            ports: vec![Port::Range(PortRange { first: port, last: port + (index % 3) as u16 })],
+            ..EntityRule::default()
+        },
+    }
+}
+
+fn policy(i: u32) -> Policy {
+    let role = if i < POLICIES_HERE { "here".to_owned() } else { format!("role{}", i % 50) };
+    Policy {
+        kind: PolicyKind::GlobalNetworkPolicy,
+        namespace: None,
+        name: format!("policy-{i}"),
+        tier: "default".to_owned(),
+        order: Order(Some(f64::from(i))),
+        selector: selector(&format!("role == '{role}'")),
+        family: Family::Normal,
+        types: [Direction::Ingress].into(),
+        ingress: (0..RULES_EACH).map(|index| rule(i, index)).collect(),
+        egress: Vec::new(),
+        on_policy_change: None,
+    }
+}
+
+fn pod(i: u32) -> Pod {
+    Pod {
+        namespace: format!("ns{}", i % 200),
+        name: format!("pod-{i}"),
+        labels: BTreeMap::from([
+            ("app".to_owned(), format!("a{}", i % 1000)),
+            ("tier".to_owned(), format!("t{}", i % 3)),
+        ]),
+        node: format!("node{}", i % 500),
+        service_account: "default".to_owned(),
+        ips: vec![address(i)],
+        ..Pod::default()
+    }
+}
+
+fn set(i: u32) -> NetworkSet {
+    let net = |k: u32| {
+        let base = 0xc600_0000 + (i * NETS_EACH + k) * 64;
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from(base), 28))
+    };
+    NetworkSet {
+        namespace: None,
+        name: format!("set-{i}"),
+        labels: BTreeMap::from([("set".to_owned(), format!("s{i}"))]),
+        nets: (0..NETS_EACH).map(net).collect(),
+    }
+}
+
+fn world() -> World {
+    let mut world = World::default();
+    for policy in (0..POLICIES).map(policy) {
+        world.policies.insert(policy.tie_break(), policy);
+    }
+    for set in (0..SETS).map(set) {
+        world.network_sets.insert((String::new(), set.name.clone()), set);
+    }
+    for pod in (0..PODS).map(pod) {
+        world.pods.insert((pod.namespace.clone(), pod.name.clone()), pod);
+    }
+    let endpoint = HostEndpoint {
+        name: "node1-eth0".to_owned(),
+        labels: BTreeMap::from([("role".to_owned(), "here".to_owned())]),
+        annotations: BTreeMap::new(),
+        node: "node1".to_owned(),
+        interface: HepInterface::Named("eth0".to_owned()),
+        expected_ips: vec![IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))],
+        profiles: Vec::new(),
+        ports: Vec::new(),
+    };
+    world.host_endpoints.insert(endpoint.name.clone(), endpoint);
+    world
+}
+
+fn view() -> NodeView {
+    let device = Device {
+        name: "eth0".to_owned(),
+        ifindex: 2,
+        addresses: vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 2, 1), 24))],
+        ..Device::default()
+    };
+    NodeView {
+        name: "node1".to_owned(),
+        devices: BTreeMap::from([("eth0".to_owned(), device)]),
+        ..NodeView::default()
+    }
+}
+
+fn bench(criterion: &mut Criterion) {
+    let (world, view) = (world(), view());
+    let mut group = criterion.benchmark_group("1000 policies, 10000 rules, 100000 addresses");
+    group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(8));
+    group.bench_function("cold: index", |b| b.iter(|| Snapshot::build(black_box(&world), &view)));
+    let snapshot = Snapshot::build(&world, &view);
+    group.bench_function("cold: compile", |b| b.iter(|| compile(black_box(&snapshot)).expect("it fits")));
+    group.bench_function("cold: index and compile", |b| {
+        b.iter(|| compile(&Snapshot::build(black_box(&world), &view)).expect("it fits"));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);
