@@ -3,7 +3,9 @@
 
 mod cpio;
 mod demo;
+mod dist;
 mod packages;
+mod report;
 mod run;
 mod setup;
 mod test;
@@ -18,10 +20,11 @@ usage: cargo xtask COMMAND
 
   setup                       install what is missing (rust-src, bpf-linker, Debian packages)
   demo                        a real NodePort, protected on this kernel, in namespaces: before, after, live edit, kill -9
-  test [STEP…]                unit, scenarios, namespaces, vm (all without STEP)
+  test [--only STEP…]         every test, or the named steps; `test --list` names them
+  dist                        the release as a Debian package, in target/dist
   vm [--kernel 5.10|6.1]…     load and attach on another kernel, in qemu (both without --kernel)
 
-Needs root for demo, namespaces and vm. What cannot run is named, with the reason and the remedy.";
+Needs root for demo and for the steps root, package and vm. What cannot run is named, with the reason and the remedy.";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         ["setup"] => setup::everything().map(|()| true),
         ["demo"] => demo::run(),
         ["test", steps @ ..] => test::run(steps),
+        ["dist"] => dist::run(),
         ["vm", options @ ..] => vm::run(options),
         [other, ..] => {
             Err(anyhow::anyhow!("there is no command `{other}` or it takes no such words\n\n{HELP}"))

@@ -32,6 +32,10 @@ pub(crate) const NAMESPACE_TOOLS: [Tool; 8] = [
 /// For the VM kernels.
 pub(crate) const VM_TOOLS: [Tool; 1] = [tool("qemu-system-x86_64", "qemu-system-x86")];
 
+/// For the package's installation into a root of its own.
+pub(crate) const PACKAGE_TOOLS: [Tool; 3] =
+    [tool("dpkg", "dpkg"), tool("busybox", "busybox-static"), tool("unshare", "util-linux")];
+
 pub(crate) fn missing(tools: &[Tool]) -> Vec<&'static str> {
     tools.iter().filter(|tool| !has_program(tool.program)).map(|tool| tool.package).collect()
 }

@@ -87,7 +87,7 @@ pub(crate) fn printed(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn verdict(status: ExitStatus, shown: &str) -> Result<bool> {
+pub(crate) fn verdict(status: ExitStatus, shown: &str) -> Result<bool> {
     match status.code() {
         Some(0) => Ok(true),
         // What `timeout` itself returns: the limit was reached, or the program could not be started.

@@ -1,25 +1,35 @@
-//! `cargo xtask test`: every kind of test, one line of progress each, and at the end what was skipped and why.
+//! `cargo xtask test`: every kind of test as a named step, one line of progress each, and at the end the time of each
+//! and what was skipped and why.
 
 use std::{
     fs,
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     path::PathBuf,
+    process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    dist,
     packages::{self, NAMESPACE_TOOLS},
+    report::{self, Done, Program, Watch},
     run::{self, cargo, command, is_root, printed, root, say, succeeds, target},
     setup, vm,
 };
 
-type Step = fn() -> Result<Outcome>;
+/// What every step may add to the report.
+#[derive(Default)]
+pub(crate) struct Notes {
+    programs: Vec<Program>,
+}
 
-/// Steps by name, in their order: the cheap ones first.
-const STEPS: [(&str, Step); 4] =
-    [("unit", unit), ("scenarios", scenarios), ("namespaces", namespaces), ("vm", vm::step)];
+struct Step {
+    name: String,
+    what: String,
+    run: Box<dyn Fn(&mut Notes) -> Result<Outcome>>,
+}
 
 pub(crate) enum Outcome {
     Passed,
@@ -27,55 +37,91 @@ pub(crate) enum Outcome {
     Skipped(String),
 }
 
-pub(crate) fn run(names: &[&str]) -> Result<bool> {
-    for name in names {
-        if !STEPS.iter().any(|(step, _)| step == name) {
-            bail!("there is no step `{name}`; steps: unit, scenarios, namespaces, vm");
+/// All steps in their order: the cheap ones first. Each file of `tests/tests` is a step of its own, so a new one needs
+/// no word here.
+fn steps() -> Result<Vec<Step>> {
+    let step = |name: &str, what: &str, run: Box<dyn Fn(&mut Notes) -> Result<Outcome>>| Step {
+        name: name.into(),
+        what: what.into(),
+        run,
+    };
+    let mut steps = vec![
+        step("unit", "cargo test of the workspace", Box::new(unit)),
+        step(
+            "scenarios",
+            "every scenario, by the model and by the kernel programs",
+            Box::new(|_| scenarios()),
+        ),
+    ];
+    for file in root_tests()? {
+        let name = format!("root:{file}");
+        let what = format!("tests/tests/{file}.rs, in namespaces");
+        steps.push(Step { name, what, run: Box::new(move |notes| root_test(&file, notes)) });
+    }
+    steps.push(step(
+        "package",
+        "the .deb: built twice, installed, upgraded, removed, purged",
+        Box::new(dist::step),
+    ));
+    steps.push(step("vm", "other kernels, in qemu", Box::new(|_| vm::step())));
+    Ok(steps)
+}
+
+/// Names of the files in `tests/tests`, but `package`, which needs a package and has a step of its own.
+fn root_tests() -> Result<Vec<String>> {
+    let folder = root().join("tests/tests");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
         }
     }
+    names.retain(|name| name != "package");
+    names.sort();
+    Ok(names)
+}
+
+/// Takes the named steps, or all. A name stands for itself and for what it begins with `name:`.
+fn chosen(words: &[&str], steps: Vec<Step>) -> Result<Vec<Step>> {
+    let names: Vec<&str> = words.iter().copied().filter(|word| *word != "--only").collect();
+    let means = |wanted: &str, step: &Step| {
+        step.name == wanted || step.name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with(':'))
+    };
+    for name in &names {
+        if !steps.iter().any(|step| means(name, step)) {
+            let all: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
+            bail!("there is no step `{name}`; steps: {}, and `root` for all of `root:…`", all.join(", "));
+        }
+    }
+    Ok(steps
+        .into_iter()
+        .filter(|step| names.is_empty() || names.iter().any(|name| means(name, step)))
+        .collect())
+}
+
+pub(crate) fn run(words: &[&str]) -> Result<bool> {
+    if words == ["--list"] {
+        steps()?.iter().for_each(|step| println!("{:<20} {}", step.name, step.what));
+        return Ok(true);
+    }
+    let steps = chosen(words, steps()?)?;
     let skips = skip_log();
     if skips.exists() {
         fs::remove_file(&skips)?;
     }
     setup::kernel_build()?;
-    let mut done = Vec::new();
-    for (name, step) in STEPS.iter().filter(|(name, _)| names.is_empty() || names.contains(name)) {
-        say(&format!("== {name}"));
+    let (mut done, mut notes) = (Vec::new(), Notes::default());
+    for (number, step) in steps.iter().enumerate() {
+        say(&format!("== {} ({} of {}): {}", step.name, number + 1, steps.len(), step.what));
         let begin = Instant::now();
-        let outcome = step().unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
-        say(&format!("== {name}: {} ({:.0} s)", word(&outcome), begin.elapsed().as_secs_f32()));
-        done.push((*name, outcome, begin.elapsed()));
+        let outcome = (step.run)(&mut notes).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+        let time = begin.elapsed();
+        say(&format!("== {}: {} ({:.0} s)", step.name, report::word(&outcome), time.as_secs_f32()));
+        done.push(Done { name: step.name.clone(), outcome, time });
     }
-    report(&done);
-    Ok(!done.iter().any(|(_, outcome, _)| matches!(outcome, Outcome::Failed(_))))
-}
-
-fn word(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Passed => "passed",
-        Outcome::Failed(_) => "FAILED",
-        Outcome::Skipped(_) => "SKIPPED",
-    }
-}
-
-fn report(done: &[(&str, Outcome, Duration)]) {
-    println!("\n{:<12} {:<8} {:>6}", "step", "result", "time");
-    for (name, outcome, time) in done {
-        println!("{name:<12} {:<8} {:>4.0} s", word(outcome), time.as_secs_f32());
-    }
-    for (name, outcome, _) in done {
-        match outcome {
-            Outcome::Passed => {}
-            Outcome::Failed(why) => println!("FAILED  {name}: {why}"),
-            Outcome::Skipped(why) => println!("SKIPPED {name}: {why}"),
-        }
-    }
-    // Single tests that could not run add a line of their own here.
-    let single = fs::read_to_string(skip_log()).unwrap_or_default();
-    single.lines().for_each(|line| println!("SKIPPED {line}"));
-    if single.is_empty() && !done.iter().any(|(_, outcome, _)| matches!(outcome, Outcome::Skipped(_))) {
-        println!("nothing was skipped");
-    }
+    report::print(&done, notes.programs, &fs::read_to_string(skip_log()).unwrap_or_default());
+    Ok(!done.iter().any(|step| matches!(step.outcome, Outcome::Failed(_))))
 }
 
 /// Tests that cannot run here append `test: reason` to the file that `PORTCULLIS_SKIP_LOG` names.
@@ -92,11 +138,32 @@ pub(crate) fn note_skip(line: &str) -> Result<()> {
     Ok(())
 }
 
-fn unit() -> Result<Outcome> {
+fn unit(notes: &mut Notes) -> Result<Outcome> {
     let mut test = cargo(Duration::from_secs(1800));
     test.args(["test", "--workspace", "--exclude", "dataplane-ebpf", "--exclude", "tests"]);
+    cargo_test(&mut test, notes)
+}
+
+/// Runs `cargo test`, shows what it says, and notes how long each test program took.
+pub(crate) fn cargo_test(test: &mut Command, notes: &mut Notes) -> Result<Outcome> {
     test.env("PORTCULLIS_SKIP_LOG", skip_log());
-    Ok(if succeeds(&mut test)? { Outcome::Passed } else { Outcome::Failed("cargo test: see above".into()) })
+    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    test.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = test.spawn().context("cannot start cargo")?;
+    // What the command holds of the pipe's end would keep it open for ever.
+    test.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut watch = Watch::default();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        watch.line(&line);
+    }
+    notes.programs.append(&mut watch.programs);
+    Ok(match run::verdict(child.wait()?, "cargo test")? {
+        true => Outcome::Passed,
+        false => Outcome::Failed("cargo test: see above".into()),
+    })
 }
 
 /// Builds the agent and says where it is.
@@ -135,21 +202,16 @@ fn scenarios() -> Result<Outcome> {
     })
 }
 
-fn namespaces() -> Result<Outcome> {
+fn root_test(name: &str, notes: &mut Notes) -> Result<Outcome> {
     if !is_root() {
-        return Ok(Outcome::Skipped(
-            "network namespaces and BPF need root: sudo -E cargo xtask test namespaces".into(),
-        ));
+        return Ok(Outcome::Skipped(format!(
+            "network namespaces and BPF need root: sudo -E cargo xtask test --only root:{name}"
+        )));
     }
     packages::install(&NAMESPACE_TOOLS)?;
     build_agent()?;
     let mut test = cargo(Duration::from_secs(1200));
     // One at a time: they measure what gets through, and two cores are not many.
-    test.args(["test", "--package", "tests", "--", "--test-threads=1"]);
-    test.env("PORTCULLIS_SKIP_LOG", skip_log());
-    Ok(if succeeds(&mut test)? {
-        Outcome::Passed
-    } else {
-        Outcome::Failed("namespace tests: see above".into())
-    })
+    test.args(["test", "--package", "tests", "--test", name, "--", "--test-threads=1"]);
+    cargo_test(&mut test, notes)
 }

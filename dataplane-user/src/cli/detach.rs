@@ -7,22 +7,29 @@ use clap::Args;
 
 use super::Answer;
 use super::output::print_lines;
+use super::settings;
 use crate::loader::detach::detach;
-use crate::loader::pins::default_pin_dir;
 
 /// Stop enforcing: remove every program, link and map of ours from this node
 #[derive(Debug, Args)]
 pub struct DetachArgs {
-    /// As given to `run`
-    #[arg(long, value_name = "DIR", default_value_os_t = default_pin_dir())]
-    pin_dir: PathBuf,
+    /// File of settings, as given to `run`. Default: /etc/portcullis/config.yaml, if it is there
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// As given to `run`; overrides the settings
+    #[arg(long, value_name = "DIR")]
+    pin_dir: Option<PathBuf>,
 }
 
 pub fn run(args: &DetachArgs) -> Result<Answer> {
     if !nix::unistd::geteuid().is_root() {
         bail!("portcullis detach must be root: run it with sudo");
     }
-    let done = detach(&args.pin_dir)?;
+    let pin_dir = match &args.pin_dir {
+        Some(dir) => dir.clone(),
+        None => settings::load(args.config.as_deref())?.pin_dir,
+    };
+    let done = detach(&pin_dir)?;
     print_lines([format!(
         "detached: {} links, {} clsact filters and {} pinned maps removed; nothing is enforced",
         done.links, done.filters, done.pins

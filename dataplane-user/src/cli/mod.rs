@@ -8,6 +8,7 @@ mod get;
 mod observe;
 mod output;
 mod run;
+mod settings;
 mod status;
 mod suspend;
 mod test;

@@ -6,9 +6,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::Answer;
-use super::output::tell;
+use super::settings;
 use crate::agent::{self, Options};
-use crate::config::{self, Config, DEFAULT_CONFIG};
 use crate::loader::attach::Mechanism;
 
 pub use crate::config::DEFAULT_STATE_DIR;
@@ -60,7 +59,7 @@ pub fn run(args: RunArgs) -> Result<Answer> {
 
 /// The file's settings, and over them what the command line says.
 fn options(args: RunArgs) -> Result<Options> {
-    let config = settings(args.config.as_deref())?;
+    let config = settings::load(args.config.as_deref())?;
     Ok(Options {
         node: args.node.or(config.node).map_or_else(hostname, Ok)?,
         policies: absolute(&args.policies.unwrap_or(config.policies))?,
@@ -70,25 +69,6 @@ fn options(args: RunArgs) -> Result<Options> {
         attach: args.attach.or(config.attach),
         audit: args.audit,
         settings: config.settings,
-    })
-}
-
-/// Reads the named file, or the default one if it is there. A file with an error starts no agent: what an earlier one
-/// left in force stays.
-fn settings(named: Option<&Path>) -> Result<Config> {
-    let path = named.unwrap_or(Path::new(DEFAULT_CONFIG));
-    let reading = match config::read_file(path) {
-        Ok(reading) => reading,
-        Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
-        Err(e) => bail!("cannot read the settings {}: {e}; name another file with --config", path.display()),
-    };
-    tell(&reading.problems);
-    reading.config.with_context(|| {
-        format!(
-            "the settings {} have errors, see above; nothing was started or changed (check an edit with `portcullis \
-             validate --config {0}`)",
-            path.display()
-        )
     })
 }
 
