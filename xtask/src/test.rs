@@ -25,10 +25,12 @@ pub(crate) struct Notes {
     programs: Vec<Program>,
 }
 
+type Run = Box<dyn Fn(&mut Notes) -> Result<Outcome>>;
+
 struct Step {
     name: String,
     what: String,
-    run: Box<dyn Fn(&mut Notes) -> Result<Outcome>>,
+    run: Run,
 }
 
 pub(crate) enum Outcome {
@@ -40,11 +42,7 @@ pub(crate) enum Outcome {
 /// All steps in their order: the cheap ones first. Each file of `tests/tests` is a step of its own, so a new one needs
 /// no word here.
 fn steps() -> Result<Vec<Step>> {
-    let step = |name: &str, what: &str, run: Box<dyn Fn(&mut Notes) -> Result<Outcome>>| Step {
-        name: name.into(),
-        what: what.into(),
-        run,
-    };
+    let step = |name: &str, what: &str, run: Run| Step { name: name.into(), what: what.into(), run };
     let mut steps = vec![
         step("unit", "cargo test of the workspace", Box::new(unit)),
         step(
