@@ -11,6 +11,7 @@ pub mod agent;
 pub mod compile;
 pub mod config;
 pub mod index;
+pub mod lint;
 pub mod loader;
 pub mod maps;
 pub mod observe;

@@ -76,3 +76,21 @@ fn usage_errors_are_2() {
     assert_eq!(run(&["validate", "-f", "/nowhere/at/all"], "").status.code(), Some(2));
     assert_eq!(run(&["status", "--state-dir", "/nowhere/at/all"], "").status.code(), Some(2));
 }
+
+#[test]
+fn lint_answers_with_findings_and_their_pages() {
+    let found = run(&["lint", "-f", "-"], GOOD);
+    assert_eq!(found.status.code(), Some(1), "{}", text(&found.stderr));
+    assert!(text(&found.stdout).contains("[L02, docs/lint/L02.md]"), "{}", text(&found.stdout));
+    let json = run(&["lint", "-f", "-", "-o", "json"], GOOD);
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(report["findings"][0]["page"], "docs/lint/L02.md", "{report}");
+    let sound = GOOD.replace("eth9}", "eth9, profiles: [projectcalico-default-allow]}");
+    let none = run(&["lint", "-f", "-"], &sound);
+    assert_eq!((none.status.code(), text(&none.stdout)), (Some(0), String::new()), "{}", text(&none.stderr));
+    assert_eq!(run(&["lint"], "").status.code(), Some(2));
+    // `validate` tells the same as warnings, and does not say no because of them.
+    let valid = run(&["validate", "-f", "-"], GOOD);
+    assert_eq!(valid.status.code(), Some(0));
+    assert!(text(&valid.stderr).contains("L02"), "{}", text(&valid.stderr));
+}

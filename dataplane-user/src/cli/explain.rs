@@ -93,7 +93,7 @@ pub fn run(args: &ExplainArgs) -> Result<Answer> {
     Ok(if outcome.verdict == "Deny" { Answer::No } else { Answer::Yes })
 }
 
-fn live_view(node: &str) -> Result<NodeView> {
+pub fn live_view(node: &str) -> Result<NodeView> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

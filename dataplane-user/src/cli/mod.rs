@@ -5,6 +5,7 @@ mod delete;
 mod detach;
 mod explain;
 mod get;
+mod lint;
 mod observe;
 mod output;
 mod run;
@@ -35,6 +36,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, or the answer is yes (valid, allow
 enum Command {
     Run(run::RunArgs),
     Validate(validate::ValidateArgs),
+    Lint(lint::LintArgs),
     Apply(apply::ApplyArgs),
     Delete(delete::DeleteArgs),
     Get(get::GetArgs),
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Validate(args) => validate::run(&args),
+        Command::Lint(args) => lint::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Delete(args) => delete::run(&args),
         Command::Get(args) => get::run(&args),

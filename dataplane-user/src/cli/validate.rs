@@ -8,7 +8,8 @@ use clap::Args;
 use super::Answer;
 use super::output::{print_lines, read_documents, tell};
 use crate::config;
-use crate::policy::Severity;
+use crate::lint;
+use crate::policy::{Problem, Severity};
 use crate::resource::Store;
 
 /// Check documents without applying them: every error and warning, with file, line, field and remedy
@@ -31,7 +32,12 @@ pub fn run(args: &ValidateArgs) -> Result<Answer> {
     for path in &args.filename {
         documents.extend(read_documents(path)?);
     }
-    let report = Store::default().replace(documents);
+    let mut store = Store::default();
+    let mut report = store.replace(documents);
+    let mut found: Vec<Problem> =
+        lint::check_documents(store.world()).into_iter().map(Problem::from).collect();
+    lint::locate(&mut found, &store);
+    report.add(found);
     let bad = tell(&report.problems) | bad_settings;
     let count = |s: Severity| report.problems.iter().filter(|p| p.severity == s).count();
     print_lines([format!(

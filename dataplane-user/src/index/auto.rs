@@ -23,6 +23,11 @@ const ADDRESS_ANNOTATIONS: [&str; 7] = [
     "projectcalico.org/IPv6WireguardInterfaceAddr",
 ];
 
+/// Whether an endpoint was made from a Node.
+pub fn is_automatic(endpoint: &HostEndpoint) -> bool {
+    endpoint.labels.get(CREATED_BY.0).is_some_and(|value| value == CREATED_BY.1)
+}
+
 /// The written endpoints and the automatic ones, of every node. An automatic one wins over a written one of the
 /// same name: kube-controllers would revert the edit.
 pub fn with_auto_endpoints(world: &World, view: &NodeView) -> BTreeMap<String, HostEndpoint> {

@@ -141,7 +141,8 @@ impl Peer {
     }
 }
 
-fn pod_peer(pod: &Pod, world: &World) -> Peer {
+/// Labels of a pod, as selectors see them (§2).
+pub fn pod_labels(pod: &Pod, world: &World) -> Labels {
     let mut inherited = namespace_labels(&pod.namespace, world);
     let account = &pod.service_account;
     let key = (pod.namespace.clone(), account.clone());
@@ -158,6 +159,11 @@ fn pod_peer(pod: &Pod, world: &World) -> Peer {
     if !account.is_empty() {
         labels.insert("projectcalico.org/serviceaccount".to_owned(), account.clone());
     }
+    labels
+}
+
+fn pod_peer(pod: &Pod, world: &World) -> Peer {
+    let labels = pod_labels(pod, world);
     let ports = pod.ports.iter().filter_map(|p| Some((p.name.clone()?, p.protocol, p.port))).collect();
     let nets = pod.ips.iter().map(|ip: &IpAddr| IpNet::from(*ip)).collect();
     Peer { labels, nets, global: false, ports }

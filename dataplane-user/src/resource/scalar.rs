@@ -8,6 +8,8 @@ use serde_json::Value;
 use super::fields::{At, Context};
 use crate::policy::{Port, PortRange, Protocol};
 
+/// Where it is explained, as `lint` tells it.
+const HOST_BITS_PAGE: &str = "[L05, docs/lint/L05.md]";
 /// Longest name of a port (§1.3).
 const MAX_PORT_NAME_CHARS: usize = 128;
 
@@ -33,14 +35,17 @@ impl At<'_> {
         if let Ok(address) = text.parse::<IpAddr>() {
             let net = IpNet::from(address);
             if bare == Bare::Warn {
-                self.warn(ctx, format!("one address; read as {net}"));
+                self.warn(ctx, format!("one address; read as {net} {HOST_BITS_PAGE}"));
             }
             return self.not_mapped(ctx, net);
         }
         match text.parse::<IpNet>() {
             Ok(net) => {
                 if net != net.trunc() {
-                    self.warn(ctx, format!("has bits behind the prefix; read as {}", net.trunc()));
+                    self.warn(
+                        ctx,
+                        format!("has bits behind the prefix; read as {} {HOST_BITS_PAGE}", net.trunc()),
+                    );
                 }
                 self.not_mapped(ctx, net.trunc())
             }

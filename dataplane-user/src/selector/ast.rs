@@ -49,6 +49,21 @@ impl Node {
         }
     }
 
+    /// The label key of a comparison.
+    pub(super) fn key(&self) -> Option<&str> {
+        match self {
+            Self::Has(key)
+            | Self::Equals(key, _)
+            | Self::NotEquals(key, _)
+            | Self::In(key, _)
+            | Self::NotIn(key, _)
+            | Self::Contains(key, _)
+            | Self::StartsWith(key, _)
+            | Self::EndsWith(key, _) => Some(key),
+            Self::All | Self::Global | Self::Not(_) | Self::And(_) | Self::Or(_) => None,
+        }
+    }
+
     /// Whether `test` holds for any node of the tree.
     pub(super) fn any(&self, test: &impl Fn(&Self) -> bool) -> bool {
         test(self)

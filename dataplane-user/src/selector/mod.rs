@@ -94,6 +94,10 @@ impl Selector {
     pub fn is_global(&self) -> bool {
         self.root == Node::Global
     }
+    /// Does it speak of a label whose key begins so?
+    pub fn mentions_keys_with(&self, prefix: &str) -> bool {
+        self.root.any(&|node| node.key().is_some_and(|key| key.starts_with(prefix)))
+    }
     /// Does `global()` stand anywhere in it?
     pub fn mentions_global(&self) -> bool {
         self.root.any(&|node| *node == Node::Global)

@@ -1,0 +1,84 @@
+//! `portcullis lint`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::Answer;
+use super::output::{print_json, print_lines, read_documents, tell};
+use crate::agent::state::API_VERSION;
+use crate::lint::{self, Code, Finding};
+use crate::policy::{Problem, Severity};
+use crate::resource::Store;
+
+/// Find what is valid and probably not meant: policy that keeps nobody out, rules that never act, lock-outs.
+/// Each finding has a page in docs/lint. Exit code 1 when there is one
+#[derive(Debug, Args)]
+pub struct LintArgs {
+    /// File or folder; `-` is stdin
+    #[arg(short, long = "filename", value_name = "PATH", required = true)]
+    filename: Vec<PathBuf>,
+    /// Look at this machine's own devices and addresses, under this node name. Without it: at what the documents say
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: LintOutput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LintOutput {
+    Text,
+    Json,
+}
+
+pub fn run(args: &LintArgs) -> Result<Answer> {
+    let mut documents = Vec::new();
+    for path in &args.filename {
+        documents.extend(read_documents(path)?);
+    }
+    let mut store = Store::default();
+    let report = store.replace(documents);
+    // What is refused is `validate`'s business; here it only must not be forgotten.
+    let refused = tell(report.errors());
+    let findings = match &args.node {
+        Some(node) => lint::check(store.world(), &super::explain::live_view(node)?),
+        None => lint::check_documents(store.world()),
+    };
+    let mut problems: Vec<(Option<Finding>, Problem)> =
+        report.problems.into_iter().filter(|p| p.severity == Severity::Warning).map(|p| (None, p)).collect();
+    problems.extend(findings.into_iter().map(|f| (Some(f.clone()), Problem::from(f))));
+    for (_, problem) in problems.iter_mut().filter(|(finding, _)| finding.is_some()) {
+        lint::locate(std::slice::from_mut(problem), &store);
+    }
+    problems.sort_by(|(_, a), (_, b)| (&a.file, a.line, a).cmp(&(&b.file, b.line, b)));
+    match args.output {
+        LintOutput::Json => {
+            let items: Vec<Value> = problems.iter().map(|(f, p)| item(f.as_ref(), p)).collect();
+            print_json(&json!({"apiVersion": API_VERSION, "kind": "LintReport", "findings": items}))?;
+        }
+        LintOutput::Text => {
+            print_lines(problems.iter().map(|(_, p)| p.to_string()))?;
+            eprintln!("{} findings", problems.len());
+        }
+    }
+    Ok(if refused || !problems.is_empty() { Answer::No } else { Answer::Yes })
+}
+
+/// Of validation's own warnings one has a page; the others have no code.
+fn item(finding: Option<&Finding>, problem: &Problem) -> Value {
+    let by_page = Code::ALL.into_iter().find(|code| problem.message.contains(&code.page()));
+    let code = finding.map(|f| f.code).or(by_page);
+    json!({
+        "code": code.map(|c| c.to_string()),
+        "page": code.map(Code::page),
+        "object": problem.object,
+        "path": problem.path,
+        "value": problem.value,
+        "file": problem.file,
+        "line": problem.line,
+        "why": finding.map_or(&problem.message, |f| &f.why),
+        "write": finding.map(|f| &f.write),
+    })
+}
