@@ -12,6 +12,7 @@ pub mod compile;
 pub mod config;
 pub mod index;
 pub mod lint;
+pub mod inspect;
 pub mod loader;
 pub mod maps;
 pub mod observe;

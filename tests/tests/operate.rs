@@ -169,3 +169,83 @@ fn nothing_in_force_is_said_with_a_remedy() {
         Ok(())
     });
 }
+
+fn table_row<'a>(text: &'a str, words: &[&str]) -> &'a str {
+    let found = text.lines().find(|l| words.iter().all(|w| l.split_whitespace().any(|x| x == *w)));
+    found.unwrap_or_else(|| panic!("no line with {words:?} in\n{text}"))
+}
+
+#[test]
+fn status_and_rules_tell_the_kernels_truth() {
+    run("status_and_rules_tell_the_kernels_truth", || {
+        let lab = Lab::new(Proxy::Nftables)?;
+        let (folder, home) = (Policies::empty()?, Home::new()?);
+        folder.put("all.yaml", LOG_AND_DENY)?;
+        let (agent, generation) = Agent::start(&lab.node, &folder, &home)?;
+        assert_eq!(ask(&lab.outside, NODE, 8080)?, Got::Silence, "{}", agent.log());
+
+        // lo and the pod's device are no host devices: all that was asked for is enforced.
+        let said = home.portcullis(&lab.node, &["status"])?;
+        assert_eq!(said.code, 0, "{said:#?}");
+        assert!(said.stdout.contains(&format!("generation {generation} in force")), "{}", said.stdout);
+        for hook in ["ingress", "egress"] {
+            table_row(&said.stdout, &[hook, "tcx", "1", "of"]);
+        }
+        table_row(&said.stdout, &["rule_deny", "Deny", "ingress"]);
+        let page: Value =
+            serde_json::from_str(&home.portcullis(&lab.node, &["status", "-o", "json"])?.stdout)?;
+        assert_eq!(
+            (&page["health"], &page["apiVersion"]),
+            (&"healthy".into(), &"portcullis.dev/v1alpha1".into())
+        );
+        assert_eq!(page["kernel"]["generation"], generation);
+
+        // Rules in order, with what hit them.
+        let said = home.portcullis(&lab.node, &["get", "rules", "--device", "eth0", "-o", "json"])?;
+        let rules: Value = serde_json::from_str(&said.stdout)?;
+        let rules = rules["items"].as_array().context("no items")?;
+        assert_eq!((&rules[0]["action"], &rules[1]["action"]), (&"Log".into(), &"Deny".into()));
+        for rule in &rules[..2] {
+            assert_eq!(rule["list"], "NormalIngress");
+            assert!(rule["packets"].as_u64() >= Some(1) && rule["lastHit"].is_string(), "{rule}");
+        }
+        assert_eq!(home.portcullis(&lab.node, &["get", "rules", "--policy", "other"])?.code, 1);
+        assert_eq!(home.portcullis(&lab.node, &["get", "rules", "--device", "eth9"])?.code, 2);
+        let said = home.portcullis(&lab.node, &["get", "gnp", "-o", "wide"])?;
+        let row = table_row(&said.stdout, &["watch-8080", "ago"]);
+        assert!(!row.contains("never"), "{row}");
+
+        // Another program goes to the front, as Cilium's may: said, and no alarm.
+        let other_home = Home::new()?;
+        let (other, _) = Agent::start(&lab.node, &folder, &other_home)?;
+        let said = home.portcullis(&lab.node, &["status"])?;
+        assert!(
+            said.stdout.starts_with("NOT FIRST: device eth0 ingress: pc_tc_ingress runs before us"),
+            "{said:#?}"
+        );
+        assert!(said.stdout.contains("pc_tc_ingress (tcx) > portcullis"), "{said:#?}");
+        drop(other);
+
+        degraded(&lab, &home, &folder, agent)
+    });
+}
+
+/// Whatever the agent wrote: a link that is gone is seen, and so is a dead agent.
+fn degraded(lab: &Lab, home: &Home, folder: &Policies, agent: Agent) -> Result<()> {
+    folder.put("bad.yaml", "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nspec: {}\n")?;
+    let said = until(home, lab, &["status"], |s| s.stdout.contains("REJECTED: "))?;
+    assert_eq!(said.code, 1, "{said:#?}");
+    assert!(said.stdout.contains("bad.yaml"), "{said:#?}");
+    agent.kill_9()?;
+    let links = home.pin_dir().join("links");
+    for entry in std::fs::read_dir(&links)? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with("_egress") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    let said = until(home, lab, &["status"], |s| s.stdout.contains("NOT ATTACHED: device eth0"))?;
+    assert_eq!(said.code, 1, "{said:#?}");
+    assert!(said.stdout.contains("NO AGENT: "), "{said:#?}");
+    Ok(())
+}

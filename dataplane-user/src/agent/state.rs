@@ -33,6 +33,9 @@ pub struct State {
     pub since: u64,
     pub policies: PathBuf,
     pub pin_dir: PathBuf,
+    /// Number of the network namespace that the agent governs; 0: unknown.
+    #[serde(default)]
+    pub netns: u64,
     /// When the agent last looked: audit, suspension, an apply on trial.
     #[serde(default)]
     pub safety: Standing,
@@ -175,6 +178,7 @@ impl State {
             since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             policies: agent.options.policies.clone(),
             pin_dir: agent.options.pin_dir.clone(),
+            netns: crate::inspect::kernel::netns_of("self").unwrap_or(0),
             safety: agent.standing(),
             attached_by: agent.attacher.mechanism().to_string(),
             attached,
@@ -318,10 +322,10 @@ fn rules(agent: &Agent) -> Vec<RuleState> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn state() -> State {
+    pub(crate) fn state() -> State {
         State {
             api_version: API_VERSION.into(),
             kind: "Status".into(),
@@ -331,6 +335,7 @@ mod tests {
             since: 0,
             policies: "/p".into(),
             pin_dir: "/b".into(),
+            netns: 0,
             safety: Standing::default(),
             attached_by: "tcx".into(),
             attached: BTreeSet::from(["eth0".into()]),

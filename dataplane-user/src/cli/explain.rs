@@ -9,8 +9,8 @@ use dataplane_common::abi::Hook;
 use serde_json::{Map, Value, json};
 
 use super::Answer;
-use super::output::{print_json, print_lines, read_documents, tell};
-use super::run::hostname;
+use super::output::{policies_of, print_json, print_lines, read_documents, tell};
+use super::run::{DEFAULT_STATE_DIR, hostname};
 use crate::agent::state::API_VERSION;
 use crate::loader::link::Links;
 use crate::model::Model;
@@ -45,9 +45,12 @@ pub struct ExplainArgs {
     dport: Option<u16>,
     #[arg(long, value_name = "PORT", default_value_t = 40_000)]
     sport: u16,
-    /// Folder of policies
+    /// Folder of policies. Default: the one that the agent watches
     #[arg(long, value_name = "DIR")]
-    policies: PathBuf,
+    policies: Option<PathBuf>,
+    /// As given to `run`
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    state_dir: PathBuf,
     /// Default: the hostname
     #[arg(long)]
     node: Option<String>,
@@ -63,7 +66,7 @@ enum ExplainOutput {
 
 pub fn run(args: &ExplainArgs) -> Result<Answer> {
     let mut store = Store::default();
-    let report = store.replace(read_documents(&args.policies)?);
+    let report = store.replace(read_documents(&policies_of(args.policies.as_deref(), &args.state_dir))?);
     tell(report.problems.iter().filter(|p| p.severity == Severity::Error));
     let view = live_view(&args.node.clone().map_or_else(hostname, Ok)?)?;
     let (device, hook) = match (&args.ingress, &args.out) {

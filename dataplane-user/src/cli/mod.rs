@@ -8,6 +8,7 @@ mod get;
 mod lint;
 mod observe;
 mod output;
+mod rules;
 mod run;
 mod settings;
 mod status;
@@ -68,7 +69,7 @@ pub fn main() -> ExitCode {
         Command::Get(args) => get::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => return test::run(args),
-        Command::Status(args) => status::run(&args),
+        Command::Status(args) => return status::run(&args).unwrap_or_else(|e| exit_code(Err(e))),
         Command::Suspend(args) => suspend::run(&args),
         Command::Observe(args) => observe::run(&args),
         Command::Detach(args) => detach::run(&args),

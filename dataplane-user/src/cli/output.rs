@@ -1,7 +1,7 @@
 //! Tables as kubectl prints them, and input from files or stdin.
 
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
@@ -11,6 +11,11 @@ use crate::resource::{Document, documents_from_path, documents_from_str};
 
 /// Prints columns without lines, two spaces apart.
 pub fn print_table(header: &[&str], rows: Vec<Vec<String>>) -> Result<()> {
+    print_lines(columns(header, rows))
+}
+
+/// The lines of such a table.
+pub fn columns(header: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header.iter().copied());
@@ -21,7 +26,7 @@ pub fn print_table(header: &[&str], rows: Vec<Vec<String>>) -> Result<()> {
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, if index == last { 0 } else { 2 }));
     }
-    print_lines(table.lines())
+    table.lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
 /// Prints lines without trailing blanks.
@@ -36,6 +41,12 @@ pub fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) -> Result<(
 /// Prints JSON.
 pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print_lines([serde_json::to_string_pretty(value)?])
+}
+
+/// The folder that was named, else the one that the agent watches, else where the packages put it.
+pub fn policies_of(named: Option<&Path>, state_dir: &Path) -> PathBuf {
+    let watched = || crate::agent::state::State::load(state_dir).ok().map(|s| s.policies);
+    named.map(Path::to_owned).or_else(watched).unwrap_or_else(|| crate::config::DEFAULT_POLICIES.into())
 }
 
 /// Reads a file, a folder, or stdin for `-`.

@@ -1,17 +1,27 @@
-//! `portcullis status`.
+//! `portcullis status`: the page that an operator starts the day with.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use serde_json::json;
 
-use super::Answer;
-use super::output::{print_json, print_lines};
+use super::output::{columns, print_json, print_lines};
 use super::run::DEFAULT_STATE_DIR;
 use crate::agent::state::{State, now};
+use crate::inspect::health::{findings, overall};
+use crate::inspect::kernel::{CounterView, HookView};
+use crate::inspect::rules::lasting;
+use crate::inspect::{Finding, Health, Kernel};
 
 /// What is in force on this node, which devices are not protected, and what is wrong
+///
+/// Reads the kernel: pinned maps, links, what runs at each device's hooks. The agent's state file gives names, and
+/// what was rejected or kept. Works when the agent is dead.
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct StatusArgs {
     #[arg(short, long, value_enum, default_value = "table")]
     output: StatusOutput,
@@ -20,72 +30,207 @@ pub struct StatusArgs {
     state_dir: PathBuf,
 }
 
+const HELP: &str = "Examples:
+  portcullis status
+  portcullis status -o json | jq .health
+
+Exit codes: 0 all that was asked for is enforced; 1 something is not (the lines on top say what); 2 it cannot be told.";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum StatusOutput {
     Table,
     Json,
 }
 
-/// 1 when something is in trouble or a document is rejected.
-pub fn run(args: &StatusArgs) -> Result<Answer> {
+/// Lines that are shown of the counters, the most packets first.
+const TOP_REASONS: usize = 12;
+
+pub fn run(args: &StatusArgs) -> Result<ExitCode> {
     let state = State::load(&args.state_dir)?;
+    let kernel = Kernel::read(&state).map_err(|e| format!("{e:#}"));
+    let found = findings(&state, kernel.as_ref().map_err(String::as_str));
+    let health = overall(&found);
     match args.output {
-        StatusOutput::Json => print_json(&state)?,
-        StatusOutput::Table => print_lines(lines(&state))?,
+        StatusOutput::Json => {
+            let mut page = serde_json::to_value(&state)?;
+            page["health"] = json!(health);
+            page["findings"] = json!(found);
+            page["agentRuns"] = json!(state.agent_runs());
+            page["kernel"] = json!(kernel.as_ref().ok());
+            print_json(&page)?;
+        }
+        StatusOutput::Table => print_lines(page(&state, kernel.as_ref().ok(), &found))?,
     }
-    let bad = !state.trouble.is_empty() || state.problems.iter().any(|p| p.severity == "error");
-    Ok(if bad { Answer::No } else { Answer::Yes })
+    Ok(match health {
+        Health::Healthy => ExitCode::SUCCESS,
+        Health::Degraded => ExitCode::from(1),
+        Health::Unknown => ExitCode::from(2),
+    })
 }
 
 /// The worst first: what is broken, then what is open, then what holds.
-fn lines(state: &State) -> Vec<String> {
-    let mut out = crate::safety::banner(&state.pin_dir);
-    let errors = state.problems.iter().filter(|p| p.severity == "error").count();
-    if errors > 0 {
-        out.push(format!("DEGRADED: {errors} errors in documents; their last good versions stay in force"));
+fn page(state: &State, kernel: Option<&Kernel>, found: &[Finding]) -> Vec<String> {
+    let mut out: Vec<String> = found.iter().map(|f| format!("{}: {}", f.what, f.text)).collect();
+    if !out.is_empty() {
+        out.push(String::new());
     }
-    if !state.agent_runs() {
-        out.push(
-            "NO AGENT: the agent is not running; what it put in force stays in force, without updates".into(),
-        );
-    }
-    out.extend(state.trouble.iter().map(|(place, why)| format!("TROUBLE: {place}: {why}")));
-    out.extend(
-        state.last_good_ignored.iter().map(|why| format!("NOTE: the last good state was ignored: {why}")),
-    );
-    out.push(format!(
-        "{} for {} s; node {}, programs by {}",
-        state.headline(),
-        state.age(),
-        state.node,
-        state.attached_by
-    ));
+    out.push(headline(state, kernel));
     out.push(String::new());
-    let kept = state.kept.iter().map(|k| {
-        let ago = |at: u64| format!("{} s ago", now().saturating_sub(at));
-        let (since, accepted) = (ago(k.since), ago(k.accepted));
-        format!("{}: version accepted {accepted}, kept since {since}: {}", k.object, k.reasons.join("; "))
-    });
-    section(&mut out, "Kept at their last good version", kept);
-    section(&mut out, "Unprotected devices", state.unprotected.iter().cloned());
+    if let Some(kernel) = kernel {
+        devices(&mut out, state, kernel);
+    }
+    lists(&mut out, state);
+    if let Some(kernel) = kernel {
+        counters(&mut out, &kernel.counters);
+        let rows = kernel.tables.iter().filter(|t| t.entries > 0).map(|t| {
+            vec![t.name.to_owned(), t.entries.to_string(), t.limit.to_string(), format!("{}%", t.percent())]
+        });
+        table(&mut out, "Tables", &["TABLE", "ENTRIES", "LIMIT", "FULL"], rows.collect());
+    }
+    documents(&mut out, state);
+    while out.last().is_some_and(String::is_empty) {
+        out.pop();
+    }
+    out
+}
+
+fn headline(state: &State, kernel: Option<&Kernel>) -> String {
+    let generation = kernel.map_or(state.generation, |k| k.generation);
+    let agent = if state.agent_runs() { format!("agent {}", state.pid) } else { "no agent".to_owned() };
+    let since = lasting(state.age());
+    let policies = state.policies.display();
+    let mut line = match generation {
+        0 => format!("node {}: nothing in force yet", state.node),
+        n if n == state.generation => format!("node {}: generation {n} in force for {since}", state.node),
+        n => format!("node {}: generation {n} in force", state.node),
+    };
+    line += &format!("; {agent}; policies from {policies}");
+    if let Some(kernel) = kernel.filter(|k| k.adoption_seconds > 0) {
+        line += &format!("; adopting flows for {} s more", kernel.adoption_seconds);
+    }
+    line
+}
+
+fn devices(out: &mut Vec<String>, state: &State, kernel: &Kernel) {
+    let mut rows = Vec::new();
+    for device in &kernel.devices {
+        let governs = match &device.endpoint {
+            Some(endpoint) => format!("HostEndpoint/{endpoint}"),
+            None if state.unprotected.contains(&device.name) => "UNPROTECTED".to_owned(),
+            None if state.workload.contains(&device.name) => "workload".to_owned(),
+            None => "-".to_owned(),
+        };
+        let grace =
+            if device.grace_seconds > 0 { format!("{} s", device.grace_seconds) } else { "-".to_owned() };
+        if device.hooks.is_empty() {
+            rows.push(vec![device.name.clone(), "?".into(), "?".into(), "?".into(), governs, grace]);
+            continue;
+        }
+        for (number, hook) in device.hooks.iter().enumerate() {
+            let first = number == 0;
+            let once = |text: &str| if first { text.to_owned() } else { String::new() };
+            rows.push(vec![
+                once(&device.name),
+                hook.hook.clone(),
+                hook.attached_by.clone().unwrap_or_else(|| "no".into()),
+                place(hook),
+                once(&governs),
+                once(&grace),
+            ]);
+        }
+    }
+    table(out, "Devices", &["DEVICE", "HOOK", "ATTACHED", "CHAIN", "GOVERNED BY", "GRACE"], rows);
+}
+
+/// `1 of 1`, or all that runs there: `cil_from_netdev > us > flower`.
+fn place(hook: &HookView) -> String {
+    match hook.chain.as_slice() {
+        [] => "-".to_owned(),
+        [only] if only.ours => "1 of 1".to_owned(),
+        chain => {
+            let names: Vec<String> = chain
+                .iter()
+                .map(|p| if p.ours { "portcullis".to_owned() } else { format!("{} ({})", p.name, p.by) })
+                .collect();
+            names.join(" > ")
+        }
+    }
+}
+
+/// Words for the list names of the state file.
+pub fn list_name(list: &str) -> &str {
+    match list {
+        "UntrackedIngress" => "untracked ingress",
+        "UntrackedEgress" => "untracked egress",
+        "PreDnat" => "preDNAT",
+        "ForwardIngress" => "forward ingress",
+        "ForwardEgress" => "forward egress",
+        "NormalIngress" => "normal ingress",
+        "NormalEgress" => "normal egress",
+        "ProfileIngress" => "profile ingress",
+        "ProfileEgress" => "profile egress",
+        other => other,
+    }
+}
+
+fn lists(out: &mut Vec<String>, state: &State) {
+    let mut rows = Vec::new();
     for endpoint in &state.endpoints {
         let devices: Vec<&str> = endpoint.devices.iter().map(String::as_str).collect();
-        let lists = endpoint.lists.iter().map(|(list, policies)| format!("{list}: {}", policies.join(", ")));
-        section(&mut out, &format!("HostEndpoint/{} on {}", endpoint.name, devices.join(", ")), lists);
+        if endpoint.lists.is_empty() {
+            rows.push(vec![endpoint.name.clone(), devices.join(","), "none".into(), String::new()]);
+        }
+        for (number, (list, policies)) in endpoint.lists.iter().enumerate() {
+            let once = |text: String| if number == 0 { text } else { String::new() };
+            let short: Vec<&str> =
+                policies.iter().map(|p| p.strip_prefix("GlobalNetworkPolicy/").unwrap_or(p)).collect();
+            rows.push(vec![
+                once(endpoint.name.clone()),
+                once(devices.join(",")),
+                list_name(list).to_owned(),
+                short.join(" > "),
+            ]);
+        }
     }
-    let lost = state.lost.iter().map(|(name, why)| format!("HostEndpoint/{name}: {why}"));
-    section(&mut out, "Host endpoints that bind nothing", lost);
-    let empty = state.empty_selectors.iter().map(|e| format!("{} {}: {}", e.policy, e.path, e.selector));
-    section(&mut out, "Selectors that match nothing", empty);
-    section(&mut out, "Policies that select nothing here", state.idle_policies.iter().cloned());
-    section(&mut out, "Policies not for hosts", state.not_for_hosts.iter().cloned());
+    table(out, "Host endpoints", &["HOSTENDPOINT", "DEVICES", "LIST", "POLICIES, IN ORDER"], rows);
+}
+
+fn counters(out: &mut Vec<String>, counters: &[CounterView]) {
+    let mut verdicts: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
+    for counter in counters {
+        let sum = verdicts.entry((&counter.hook, &counter.verdict)).or_default();
+        sum.0 += counter.packets;
+        sum.1 += counter.bytes;
+    }
+    let rows = verdicts.into_iter().rev().map(|((hook, verdict), (packets, bytes))| {
+        vec![hook.to_owned(), verdict.to_owned(), packets.to_string(), bytes.to_string()]
+    });
+    table(out, "Packets", &["HOOK", "VERDICT", "PACKETS", "BYTES"], rows.collect());
+    let mut top: Vec<&CounterView> = counters.iter().filter(|c| c.verdict != "Ungoverned").collect();
+    top.sort_by_key(|c| (c.verdict != "Deny", std::cmp::Reverse(c.packets)));
+    let rows = top.iter().take(TOP_REASONS).map(|c| {
+        vec![c.reason.clone(), c.verdict.clone(), c.hook.clone(), c.packets.to_string(), c.bytes.to_string()]
+    });
+    table(out, "Top reasons", &["REASON", "VERDICT", "HOOK", "PACKETS", "BYTES"], rows.collect());
+}
+
+fn documents(out: &mut Vec<String>, state: &State) {
+    let ago = |at: u64| lasting(now().saturating_sub(at));
+    let kept = state.kept.iter().map(|k| {
+        let (accepted, since) = (ago(k.accepted), ago(k.since));
+        format!("{}: accepted {accepted} ago, kept for {since}: {}", k.object, k.reasons.join("; "))
+    });
+    section(out, "Kept at their last good version", kept);
     let problems = state.problems.iter().map(|p| {
         let place = if p.line > 0 { format!("{}:{}", p.file, p.line) } else { p.file.clone() };
         let value = if p.value.is_empty() { String::new() } else { format!(" {:?}", p.value) };
         format!("{place}: {}: {} {}{value}: {}", p.severity, p.object, p.path, p.message)
     });
-    section(&mut out, "Documents", problems);
-    out
+    section(out, "Documents", problems);
+    let empty = state.empty_selectors.iter().map(|e| format!("{} {}: {}", e.policy, e.path, e.selector));
+    section(out, "Selectors that match nothing (their rules match nothing)", empty);
+    section(out, "Policies that select nothing here", state.idle_policies.iter().cloned());
+    section(out, "Policies not for hosts", state.not_for_hosts.iter().cloned());
 }
 
 fn section(out: &mut Vec<String>, title: &str, items: impl Iterator<Item = String>) {
@@ -93,5 +238,82 @@ fn section(out: &mut Vec<String>, title: &str, items: impl Iterator<Item = Strin
     if items.peek().is_some() {
         out.push(format!("{title}:"));
         out.extend(items.map(|i| format!("  {i}")));
+        out.push(String::new());
+    }
+}
+
+fn table(out: &mut Vec<String>, title: &str, header: &[&str], rows: Vec<Vec<String>>) {
+    if !rows.is_empty() {
+        section(out, title, columns(header, rows).into_iter());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::agent::state::tests::state;
+    use crate::inspect::kernel::DeviceView;
+    use crate::loader::chain::Place;
+    use crate::safety::Standing;
+
+    use super::*;
+
+    fn hook(hook: &str, chain: &[(&str, bool)]) -> HookView {
+        let chain: Vec<Place> = chain
+            .iter()
+            .map(|(name, ours)| Place { name: (*name).into(), program: None, by: "tcx".into(), ours: *ours })
+            .collect();
+        let ours = chain.iter().position(|p| p.ours);
+        HookView {
+            hook: hook.into(),
+            attached_by: ours.map(|_| "tcx".into()),
+            position: ours.map(|i| i + 1),
+            chain,
+        }
+    }
+
+    fn kernel() -> Kernel {
+        let hooks = vec![hook("ingress", &[("us", true)]), hook("egress", &[("us", true)])];
+        let device = DeviceView { name: "eth0".into(), ifindex: 2, hooks, ..DeviceView::default() };
+        Kernel { generation: 3, devices: vec![device], ..Kernel::default() }
+    }
+
+    /// As if its agent ran: this very process does.
+    fn healthy() -> State {
+        State { pid: std::process::id(), ..state() }
+    }
+
+    fn words(state: &State, kernel: &Kernel) -> Vec<String> {
+        let found = findings(state, Ok(kernel));
+        found.iter().filter(|f| f.what != "NO AGENT").map(|f| f.what.clone()).collect()
+    }
+
+    #[test]
+    fn a_hook_without_our_program_is_not_enforced_whatever_the_agent_wrote() {
+        assert_eq!(words(&healthy(), &kernel()), Vec::<String>::new());
+        let mut broken = kernel();
+        broken.devices[0].hooks[1] = hook("egress", &[("other", false)]);
+        assert_eq!(words(&healthy(), &broken), ["NOT ATTACHED"]);
+        broken.devices.clear();
+        assert_eq!(words(&healthy(), &broken), ["NOT ATTACHED"]);
+    }
+
+    #[test]
+    fn what_stands_before_us_and_what_is_not_dropped_is_said() {
+        let mut kernel = kernel();
+        kernel.devices[0].hooks[0] = hook("ingress", &[("cil_from_netdev", false), ("us", true)]);
+        kernel.safety = Standing { suspended_seconds: Some(5), ..Standing::default() };
+        assert_eq!(words(&healthy(), &kernel), ["SUSPENDED", "NOT FIRST"]);
+        let found = findings(&healthy(), Ok(&kernel));
+        assert_eq!(overall(&found), Health::Degraded);
+        let text = page(&healthy(), Some(&kernel), &found).join("\n");
+        assert!(text.starts_with("SUSPENDED: "), "{text}");
+        assert!(text.contains("cil_from_netdev (tcx) > portcullis"), "{text}");
+    }
+
+    #[test]
+    fn without_the_kernel_nothing_is_claimed() {
+        let found = findings(&healthy(), Err("no permission"));
+        assert_eq!(overall(&found), Health::Unknown);
+        assert_eq!(found[0].what, "CANNOT TELL");
     }
 }

@@ -1,6 +1,7 @@
 //! The kernel side in the agent's hands: programs and maps of one loaded object.
 
 pub mod attach;
+pub mod chain;
 mod clsact;
 pub mod detach;
 pub mod link;
