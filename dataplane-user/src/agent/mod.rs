@@ -7,6 +7,7 @@ mod gc;
 pub mod lastgood;
 mod safety;
 pub mod state;
+mod supervisor;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -40,11 +41,23 @@ pub enum Event {
     Tick,
     /// Asked to stop. Enforcement stays.
     Signal,
+    /// Another portcullis wants to take over from this floor.
+    Relieved,
+}
+
+/// Who we are to the next portcullis on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Stays until it is stopped.
+    Agent,
+    /// Enforces what is there from the first moment of the boot on, and leaves when an agent comes.
+    Floor,
 }
 
 /// How the agent runs.
 #[derive(Clone, Debug)]
 pub struct Options {
+    pub role: Role,
     pub policies: PathBuf,
     /// `HostEndpoint.spec.node` of this node.
     pub node: String,
@@ -93,6 +106,9 @@ pub async fn run(options: Options) -> Result<()> {
     let restored = restore(&options, &mut folder)?;
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let (links, changes) = Links::connect()?;
+    if options.role == Role::Floor {
+        watch::relief(pin_dir.path(), sender.clone());
+    }
     let watch = watch::start(&options.policies, changes, sender)?;
     let dataplane = Dataplane::load(&LoadOptions { pin_dir: Some(pin_dir.path().to_owned()) })?;
     let publisher = Publisher::start(pin_dir.path(), &options.state_dir)?;
@@ -117,6 +133,7 @@ pub async fn run(options: Options) -> Result<()> {
     agent.view = agent.look().await?;
     agent.folder.read();
     agent.reconcile();
+    supervisor::ready();
     agent.turn(events).await;
     Ok(())
 }
@@ -182,6 +199,7 @@ impl Agent {
             let due = pending.due();
             if due.is_some_and(|at| at <= Instant::now()) {
                 self.refresh(std::mem::take(&mut pending)).await;
+                supervisor::alive();
                 continue;
             }
             let event = match due {
@@ -197,6 +215,10 @@ impl Agent {
                 Some(Event::Tick) => {
                     pending.note(true, true, Instant::now());
                     self.collect_flows();
+                }
+                Some(Event::Relieved) => {
+                    tracing::info!("an agent takes over");
+                    break;
                 }
                 // All senders are gone only when the watchers died: without them the agent is blind.
                 Some(Event::Signal) | None => break,
@@ -327,6 +349,7 @@ impl Agent {
             let mut out = std::io::stdout().lock();
             // Nobody may be listening, and that must not stop enforcement.
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+            supervisor::shows(&line);
             self.shown = line;
         }
         match state.write(&self.options.state_dir) {

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::Event;
 use super::folder::{Identity, identity};
 use crate::loader::link::Changes;
+use crate::loader::turnstile;
 
 /// The safety net below all notices.
 const TICK: Duration = Duration::from_secs(5);
@@ -89,6 +90,20 @@ async fn links(mut changes: Changes, sender: UnboundedSender<Event>) {
         }
     }
     tracing::error!("the netlink socket ended; changes of devices are seen at the next tick only");
+}
+
+/// How often a floor looks whether it is relieved.
+const RELIEF: Duration = Duration::from_millis(100);
+
+/// Says when another portcullis waits for the pin dir.
+pub(super) fn relief(pin_dir: &Path, sender: UnboundedSender<Event>) {
+    let pin_dir = pin_dir.to_owned();
+    tokio::spawn(async move {
+        while !turnstile::wanted(&pin_dir) {
+            tokio::time::sleep(RELIEF).await;
+        }
+        let _ = sender.send(Event::Relieved);
+    });
 }
 
 async fn ticks(sender: UnboundedSender<Event>) {

@@ -36,6 +36,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, or the answer is yes (valid, allow
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    /// Enforce the last good policy before the network is up, until `run` takes over: for the boot
+    Floor(run::RunArgs),
     Validate(validate::ValidateArgs),
     Lint(lint::LintArgs),
     Apply(apply::ApplyArgs),
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
     start_log();
     let result = match cli.command {
         Command::Run(args) => run::run(args),
+        Command::Floor(args) => run::floor(args),
         Command::Validate(args) => validate::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Apply(args) => apply::run(&args),

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::Answer;
 use super::settings;
-use crate::agent::{self, Options};
+use crate::agent::{self, Options, Role};
 use crate::loader::attach::Mechanism;
 
 pub use crate::config::DEFAULT_STATE_DIR;
@@ -30,7 +30,7 @@ pub struct RunArgs {
     /// Mount point of the bpffs; one is mounted there when there is none
     #[arg(long, value_name = "DIR")]
     bpffs: Option<PathBuf>,
-    /// Where the state is written that `status` reads. Default: /run/portcullis
+    /// Where the state is written that `status` reads. Default: /var/lib/portcullis
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// How programs are attached. Default: TCX links from Linux 6.6 on, else clsact
@@ -41,14 +41,24 @@ pub struct RunArgs {
     audit: bool,
 }
 
+/// `portcullis floor`: the same line from policy to packet, and the same file of the last good state; it begins before
+/// the network is configured, and leaves when the agent comes.
+pub fn floor(args: RunArgs) -> Result<Answer> {
+    start(args, Role::Floor)
+}
+
 pub fn run(args: RunArgs) -> Result<Answer> {
+    start(args, Role::Agent)
+}
+
+fn start(args: RunArgs, role: Role) -> Result<Answer> {
     if !nix::unistd::geteuid().is_root() {
         bail!(
-            "portcullis run must be root, to load BPF programs and attach them to devices: run it with sudo \
+            "portcullis must be root here, to load BPF programs and attach them to devices: run it with sudo \
              (`validate`, `get`, `explain` and `test --engine model` work without)"
         );
     }
-    let options = options(args)?;
+    let options = options(args, role)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -58,9 +68,10 @@ pub fn run(args: RunArgs) -> Result<Answer> {
 }
 
 /// The file's settings, and over them what the command line says.
-fn options(args: RunArgs) -> Result<Options> {
+fn options(args: RunArgs, role: Role) -> Result<Options> {
     let config = settings::load(args.config.as_deref())?;
     Ok(Options {
+        role,
         node: args.node.or(config.node).map_or_else(hostname, Ok)?,
         policies: absolute(&args.policies.unwrap_or(config.policies))?,
         pin_dir: absolute(&args.pin_dir.unwrap_or(config.pin_dir))?,

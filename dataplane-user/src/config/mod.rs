@@ -19,8 +19,8 @@ pub use reference::{SETTINGS, Setting, example, reference_page};
 pub const DEFAULT_CONFIG: &str = "/etc/portcullis/config.yaml";
 /// The folder that is watched when none is named.
 pub const DEFAULT_POLICIES: &str = "/etc/portcullis/policies";
-/// Where the agent keeps what `status` reads. Gone after a reboot.
-pub const DEFAULT_STATE_DIR: &str = "/run/portcullis";
+/// Where the agent keeps its last good state, for the next boot, and what `status` reads.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/portcullis";
 /// Longest grace (D17): for as long as it lasts, mid-flow packets may begin flows.
 const MAX_GRACE: Duration = Duration::from_secs(3600);
 /// Most networks of `nodePortAddresses`.

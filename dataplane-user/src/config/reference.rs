@@ -69,10 +69,13 @@ pub const SETTINGS: &[Setting] = &[
         key: "stateDir",
         flag: Some("--state-dir"),
         value: "a path",
-        default: "/run/portcullis",
-        example: "/run/portcullis",
+        default: "/var/lib/portcullis",
+        example: "/var/lib/portcullis",
         example_is_default: true,
-        text: &["Where the agent writes what `portcullis status` reads."],
+        text: &[
+            "Where the agent keeps its last good state, and what `portcullis status` reads.",
+            "It must outlive a reboot: the boot floor begins with it (D46).",
+        ],
     },
     Setting {
         key: "attach",

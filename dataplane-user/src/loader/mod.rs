@@ -7,6 +7,7 @@ pub mod detach;
 pub mod link;
 pub mod object;
 pub mod pins;
+pub mod turnstile;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

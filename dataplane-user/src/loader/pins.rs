@@ -12,6 +12,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::attach::HOOKS;
+use super::turnstile;
 
 /// Folder of pinned links below the pin dir.
 pub(super) const LINKS: &str = "links";
@@ -36,7 +37,7 @@ impl PinDir {
         ensure_bpffs(path, bpffs)?;
         let links = path.join(LINKS);
         fs::create_dir_all(&links).with_context(|| format!("cannot create {}", links.display()))?;
-        let lock = lock_dir(path)?;
+        let lock = turnstile::enter(path)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
