@@ -41,6 +41,8 @@ pub mod flow_flag {
     pub const GRACE: u8 = 1 << 4;
     /// Judged again in a newer epoch (D15).
     pub const RECHECK: u8 = 1 << 5;
+    /// Its first packet had come in through a device: forwarded, whatever its source (D4).
+    pub const FORWARDED: u8 = 1 << 6;
 }
 
 /// TCP state of one direction; other protocols use `Established` once seen.

@@ -129,6 +129,8 @@ pub struct Packet {
     pub inner_icmp_type: u8,
     /// Ethertype behind tags of VID 0, host order; below 0x600: an 802.2 frame.
     pub ethertype: u16,
+    /// IPv4: the protocol as the header itself says, before AH is skipped. Fragments are told apart by it (D36).
+    pub header_protocol: u8,
     /// Always zero.
-    pub pad: [u8; 4],
+    pub pad: [u8; 3],
 }

@@ -44,6 +44,9 @@ fn addresses_from_the_wire(work: &Scratch) -> Option<Reason> {
     if (icmp4 && packet.icmp_type == kind::V4_REDIRECT) || (icmp6 && packet.icmp_type == kind::V6_REDIRECT) {
         return Some(Reason::Redirect);
     }
+    if work.facts.device_flags & device_flag::LOOPBACK != 0 {
+        return None; // no wire: the node talks to itself from its own addresses (D5)
+    }
     let source = if v4 { source_v4(packet) } else { source_v6(packet, icmp6) };
     if source.is_some() {
         return source;

@@ -190,18 +190,20 @@ fn original(work: &mut Scratch, is_tcp: bool) {
     }
 }
 
+/// T-12: the first reply of a half-open TCP connection must answer its SYN.
 #[inline(always)]
-fn reply(work: &mut Scratch, is_tcp: bool) {
-    let flow = &work.flow;
+fn believable(packet: &Packet, flow: &FlowEntry) -> bool {
     let waits = flow.state_reply == TcpState::None as u8
         && flow.flags & (flow_flag::GRACE | flow_flag::CONFIRMED) == 0;
-    if is_tcp && waits {
-        let packet = &work.packet;
-        let kind = syn_ack(packet) || packet.tcp_flags & tcp::RST != 0;
-        if !kind || !acknowledges(packet, flow.original_next_seq, flow.syn_payload) {
-            invalid(work, Reason::TcpBadReply);
-            return;
-        }
+    let kind = syn_ack(packet) || packet.tcp_flags & tcp::RST != 0;
+    !waits || (kind && acknowledges(packet, flow.original_next_seq, flow.syn_payload))
+}
+
+#[inline(always)]
+fn reply(work: &mut Scratch, is_tcp: bool) {
+    if is_tcp && !believable(&work.packet, &work.flow) {
+        invalid(work, Reason::TcpBadReply);
+        return;
     }
     governed(work, Verdict::Allow, Stage::Flow, Reason::FlowReply);
 }
@@ -228,8 +230,9 @@ fn begin_recheck<T: Tables>(tables: &T, work: &mut Scratch) {
         core::mem::swap(&mut work.facts.source_own, &mut work.facts.destination_own);
         work.packet.icmp_type = work.key.space & !SPACE_HIGH_ASKED;
     }
-    work.facts.locally_sent =
-        flag_of(work.facts.hook == Hook::Egress as u8 && work.facts.source_own & own_flag::OWN != 0);
+    // Masqueraded pod traffic has an own source and was forwarded (D4).
+    let local = work.flow.flags & flow_flag::FORWARDED == 0 && work.facts.source_own & own_flag::OWN != 0;
+    work.facts.locally_sent = flag_of(work.facts.hook == Hook::Egress as u8 && local);
     work.decision = super::OPEN;
 }
 
@@ -305,7 +308,8 @@ fn create<T: Tables>(tables: &T, work: &mut Scratch) {
     let flags = set(source_is_low(&work.packet.tuple), flow_flag::ORIGINAL_IS_LOW)
         | set(failsafe, flow_flag::FAILSAFE)
         | set(is_tcp && !syn, flow_flag::GRACE)
-        | set(work.facts.rule_flags & rule_flag::RECHECK != 0, flow_flag::RECHECK);
+        | set(work.facts.rule_flags & rule_flag::RECHECK != 0, flow_flag::RECHECK)
+        | set(work.facts.from_device != 0, flow_flag::FORWARDED);
     let facts: &Facts = &work.facts;
     work.flow = FlowEntry {
         last_seen_ns: facts.now_ns,
@@ -348,6 +352,9 @@ fn refresh(work: &mut Scratch) -> bool {
         return true;
     }
     let original = work.facts.original != 0;
+    if is_tcp && !original && !believable(&work.packet, &work.flow) {
+        return false; // a failsafe lets it pass; it confirms nothing
+    }
     if is_tcp {
         if syn_ack(&work.packet) {
             answer_pending(&work.packet, &mut work.flow, original);

@@ -18,7 +18,7 @@ fn key(packet: &Packet, facts: &Facts) -> FragmentKey {
         src: packet.tuple.src,
         dst: packet.tuple.dst,
         id: packet.fragment_id,
-        protocol: if v4 { packet.tuple.protocol } else { 0 },
+        protocol: if v4 { packet.header_protocol } else { 0 },
         hook: facts.hook,
         pad: [0; 2],
     }
@@ -49,10 +49,12 @@ pub(super) fn before<T: Tables>(tables: &T, work: &mut Scratch) {
     }
     if !known {
         governed(work, Verdict::Deny, Stage::Fragment, Reason::FragmentUnknown);
-    } else if work.fragment.dead != 0 || work.fragment.decision.verdict as u8 == Verdict::Deny as u8 {
+    } else if work.fragment.dead != 0 {
         governed(work, Verdict::Deny, Stage::Fragment, Reason::FragmentDenied);
     } else if work.packet.fragment_offset < work.fragment.header {
         die(tables, work, Reason::FragmentOverlap);
+    } else if work.fragment.decision.verdict as u8 == Verdict::Deny as u8 {
+        governed(work, Verdict::Deny, Stage::Fragment, Reason::FragmentDenied);
     } else {
         governed(work, Verdict::Allow, Stage::Fragment, Reason::FragmentAllowed);
     }

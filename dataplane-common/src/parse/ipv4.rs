@@ -41,6 +41,7 @@ pub(super) fn parse<F: Frame>(
     out.tuple.src = Addr::v4([h[12], h[13], h[14], h[15]]);
     out.tuple.dst = Addr::v4([h[16], h[17], h[18], h[19]]);
     out.tuple.protocol = h[9];
+    out.header_protocol = h[9];
     out.ttl = h[8];
     out.fragment_id = u32::from(u16::from_be_bytes([h[4], h[5]]));
     if header > HEADER {
