@@ -39,16 +39,32 @@ pub(crate) fn endpoints(world: &World, view: &NodeView) -> BTreeMap<String, Host
     all
 }
 
+/// Addresses that a Node object tells, in the order of §8: Calico's own, then InternalIPs. No other type counts.
+fn told_addresses(node: &Node) -> Vec<IpAddr> {
+    let calico = [
+        "IPv4Address",
+        "IPv6Address",
+        "IPv4IPIPTunnelAddr",
+        "IPv4VXLANTunnelAddr",
+        "IPv6VXLANTunnelAddr",
+        "IPv4WireguardInterfaceAddr",
+        "IPv6WireguardInterfaceAddr",
+    ];
+    let annotation = |name: &&str| node.annotations.get(&format!("projectcalico.org/{name}"));
+    let text = calico.iter().filter_map(annotation);
+    // `IPv4Address` is written with its prefix length.
+    let told = text.filter_map(|t| t.parse().or_else(|_| t.parse().map(|net: IpNet| net.addr())).ok());
+    told.chain(node.internal_ips.iter().copied()).collect()
+}
+
 fn automatic(world: &World, view: &NodeView, node: &Node) -> Vec<HostEndpoint> {
-    let own = node.name == view.name;
-    let mut known: Vec<IpAddr> = node.internal_ips.iter().chain(&node.other_ips).copied().collect();
-    let make = |name: String, interface: HepInterface, ips: Vec<IpAddr>, labels: &Labels| {
+    let make = |middle: &str, interface: HepInterface, ips: Vec<IpAddr>, labels: &Labels| {
         let mut all = node.labels.clone();
         all.extend(labels.clone());
         all.insert("projectcalico.org/created-by".into(), "calico-kube-controllers".into());
         let mut seen = BTreeSet::new();
         HostEndpoint {
-            name,
+            name: format!("{}-{middle}auto-hep", node.name),
             labels: all,
             annotations: Labels::new(),
             node: node.name.clone(),
@@ -58,33 +74,35 @@ fn automatic(world: &World, view: &NodeView, node: &Node) -> Vec<HostEndpoint> {
             ports: Vec::new(),
         }
     };
+    let told = told_addresses(node);
     let mut made = Vec::new();
     if world.kube_controllers.create_default {
-        made.push(make(format!("{}-auto-hep", node.name), HepInterface::All, known.clone(), &Labels::new()));
+        made.push(make("", HepInterface::All, told.clone(), &Labels::new()));
     }
+    let own = node.name == view.name;
     let devices: Vec<&Device> = view.devices.values().filter(|d| own && !d.loopback).collect();
-    known.extend(devices.iter().flat_map(|d| d.addresses.iter().map(IpNet::addr)));
-    for template in &world.kube_controllers.templates {
-        if !template.node_selector.matches(&node.labels) {
-            continue;
-        }
+    let on = |device: &Device| device.addresses.iter().map(IpNet::addr).collect::<Vec<_>>();
+    for template in world.kube_controllers.templates.iter().filter(|t| t.node_selector.matches(&node.labels))
+    {
         let inside = |ip: &IpAddr| {
             template.interface_cidrs.is_empty() || template.interface_cidrs.iter().any(|net| net.contains(ip))
         };
-        match &template.interface_pattern {
-            None => {
-                let ips: Vec<IpAddr> = known.iter().copied().filter(inside).collect();
-                if !ips.is_empty() {
-                    let name = format!("{}-{}-auto-hep", node.name, template.generate_name);
-                    made.push(make(name, HepInterface::ByAddress, ips, &template.labels));
-                }
-            }
+        let name = &template.generate_name;
+        match template.interface_pattern.as_ref().filter(|_| own) {
             Some(pattern) => {
                 let Ok(pattern) = regex::Regex::new(pattern) else { continue };
                 for device in devices.iter().filter(|d| pattern.is_match(&d.name)) {
-                    let name = format!("{}-{}-{}-auto-hep", node.name, template.generate_name, device.name);
-                    let ips = device.addresses.iter().map(IpNet::addr).filter(inside).collect();
-                    made.push(make(name, HepInterface::Named(device.name.clone()), ips, &template.labels));
+                    let ips = on(device).into_iter().filter(inside).collect();
+                    let interface = HepInterface::Named(device.name.clone());
+                    made.push(make(&format!("{name}-{}-", device.name), interface, ips, &template.labels));
+                }
+            }
+            // Also what a pattern makes on other nodes: their devices are not known here, what Node tells is (D44).
+            None => {
+                let all = told.iter().copied().chain(devices.iter().flat_map(|d| on(d)));
+                let ips: Vec<IpAddr> = all.filter(inside).collect();
+                if !ips.is_empty() {
+                    made.push(make(&format!("{name}-"), HepInterface::ByAddress, ips, &template.labels));
                 }
             }
         }
@@ -110,10 +128,22 @@ pub(crate) fn is_workload(world: &World, view: &NodeView, name: &str) -> bool {
     if prefixes.iter().any(|p| name.starts_with(p)) {
         return true;
     }
-    match device.and_then(|d| d.bridge_ports.as_ref()) {
-        Some(ports) => !ports.is_empty() && ports.iter().all(|p| p != name && is_workload(world, view, p)),
-        None => false,
-    }
+    // A port is a device of this node, and no bridge: bridges do not stand in bridges.
+    let port = |p: &String| {
+        view.devices.get(p).is_some_and(|d| d.bridge_ports.is_none()) && is_workload(world, view, p)
+    };
+    device
+        .and_then(|d| d.bridge_ports.as_ref())
+        .is_some_and(|ports| !ports.is_empty() && ports.iter().all(port))
+}
+
+/// `interfaceExclude` (§7): names, and regular expressions between slashes.
+pub(crate) fn is_excluded(world: &World, name: &str) -> bool {
+    let entries = world.felix.interface_exclude.clone().unwrap_or_else(|| vec!["kube-ipvs0".into()]);
+    entries.iter().any(|entry| match entry.strip_prefix('/').and_then(|e| e.strip_suffix('/')) {
+        Some(pattern) => regex::Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(name)),
+        None => entry == name,
+    })
 }
 
 /// Who governs a device.
@@ -122,8 +152,7 @@ pub(crate) fn governor(world: &World, view: &NodeView, name: &str) -> Governor {
     if device.loopback && !view.settings.govern_loopback {
         return Governor::None;
     }
-    let excluded = world.felix.interface_exclude.clone().unwrap_or_else(|| vec!["kube-ipvs0".into()]);
-    if excluded.iter().any(|e| e == name) {
+    if is_excluded(world, name) {
         return Governor::None;
     }
     // A BTreeMap: the smallest name comes first and wins.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dataplane_common::abi::Hook;
 
-use super::frame::{ACK, FIN, Packet, Part, Quoted, RST, SYN, Tcp};
+use super::frame::{ACK, FIN, Icmp, Packet, Part, Quoted, RST, SYN, Tcp};
 use crate::policy::OnPolicyChange;
 use crate::scenario::engine::{FlowTuple, LiveFlow};
 
@@ -24,32 +24,46 @@ impl FlowId {
     fn reversed(self) -> Self {
         Self { src: self.dst, dst: self.src, ..self }
     }
-    fn of_ports(protocol: u8, src: IpAddr, dst: IpAddr, (sport, dport): (u16, u16)) -> Self {
-        Self { protocol, space: 0, src: (src, sport), dst: (dst, dport) }
-    }
+}
+
+/// What a packet tells of its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub id: FlowId,
+    /// An echo says by its type which way it goes, and `id` is the asker's: a question in the other direction is
+    /// another flow, even with the same identifier. `None`: the flow table tells.
+    way: Option<Way>,
+}
+
+impl Seen {
     /// `None`: messages that belong to no flow of their own.
-    fn of_icmp(protocol: u8, src: IpAddr, dst: IpAddr, kind: u8, id: u16) -> Option<Self> {
-        let request = icmp_request(src.is_ipv6(), kind)?;
-        Some(Self { protocol, space: request, src: (src, id), dst: (dst, id) })
-    }
     pub(crate) fn of(packet: &Packet) -> Option<Self> {
         if matches!(packet.part, Part::Later { .. }) {
             return None;
         }
-        match packet.icmp {
-            Some(icmp) => Self::of_icmp(packet.protocol, packet.src, packet.dst, icmp.kind, icmp.id),
-            None => {
-                Some(Self::of_ports(packet.protocol, packet.src, packet.dst, packet.ports.unwrap_or((0, 0))))
-            }
-        }
+        Self::of_tuple(packet.protocol, packet.src, packet.dst, packet.ports, packet.icmp)
     }
     fn of_quoted(quoted: &Quoted) -> Option<Self> {
-        match quoted.icmp {
-            Some(icmp) => Self::of_icmp(quoted.protocol, quoted.src, quoted.dst, icmp.kind, icmp.id),
-            None => {
-                Some(Self::of_ports(quoted.protocol, quoted.src, quoted.dst, quoted.ports.unwrap_or((0, 0))))
-            }
-        }
+        Self::of_tuple(quoted.protocol, quoted.src, quoted.dst, quoted.ports, quoted.icmp)
+    }
+    fn of_tuple(
+        protocol: u8,
+        src: IpAddr,
+        dst: IpAddr,
+        ports: Option<(u16, u16)>,
+        icmp: Option<Icmp>,
+    ) -> Option<Self> {
+        let Some(icmp) = icmp else {
+            let (sport, dport) = ports.unwrap_or((0, 0));
+            let id = FlowId { protocol, space: 0, src: (src, sport), dst: (dst, dport) };
+            return Some(Self { id, way: None });
+        };
+        let space = icmp_request(src.is_ipv6(), icmp.kind)?;
+        let id = FlowId { protocol, space, src: (src, icmp.id), dst: (dst, icmp.id) };
+        Some(match space == icmp.kind {
+            true => Self { id, way: Some(Way::Original) },
+            false => Self { id: id.reversed(), way: Some(Way::Reply) },
+        })
     }
 }
 
@@ -149,7 +163,8 @@ impl Flow {
             _ if any(Side::Fin) => 120,
             [Side::Opening, Side::Silent] => 120,
             [_, Side::Silent] => 300,
-            _ if any(Side::Opening) => 60,
+            // The opener's last ACK is to come; behind it the answerer may be silent for long.
+            [Side::Opening, _] => 60,
             _ => 432_000,
         }
     }
@@ -275,18 +290,25 @@ pub(crate) struct Flows {
 
 impl Flows {
     /// The flow of a packet and the packet's direction in it.
-    pub(crate) fn find(&mut self, id: FlowId, now: Duration) -> Option<(&mut Flow, Way)> {
+    pub(crate) fn find(&mut self, seen: Seen, now: Duration) -> Option<(&mut Flow, Way)> {
         self.flows.retain(|_, flow| now.saturating_sub(flow.last_seen) < flow.lifetime());
-        if self.flows.contains_key(&id) {
-            return self.flows.get_mut(&id).map(|flow| (flow, Way::Original));
+        let id = seen.id;
+        match seen.way {
+            Some(way) => self.flows.get_mut(&id).map(|flow| (flow, way)),
+            None if self.flows.contains_key(&id) => self.flows.get_mut(&id).map(|flow| (flow, Way::Original)),
+            None => self.flows.get_mut(&id.reversed()).map(|flow| (flow, Way::Reply)),
         }
-        self.flows.get_mut(&id.reversed()).map(|flow| (flow, Way::Reply))
+    }
+
+    /// The flow of this name.
+    pub(crate) fn get(&mut self, id: FlowId) -> Option<&mut Flow> {
+        self.flows.get_mut(&id)
     }
 
     /// Whether an ICMP error is about one of our flows (D37).
     pub(crate) fn related(&mut self, packet: &Packet, now: Duration) -> bool {
         let Some(quoted) = packet.quoted.filter(|q| q.src == packet.dst) else { return false };
-        FlowId::of_quoted(&quoted).is_some_and(|id| self.find(id, now).is_some())
+        Seen::of_quoted(&quoted).is_some_and(|seen| self.find(seen, now).is_some())
     }
 
     pub(crate) fn remove(&mut self, id: FlowId) {
@@ -295,9 +317,9 @@ impl Flows {
 
     /// Records or refreshes the flow of an admitted packet.
     pub(crate) fn admitted(&mut self, packet: &Packet, admission: &Admission<'_>, now: Duration) {
-        let Some(id) = FlowId::of(packet) else { return };
+        let Some(seen) = Seen::of(packet) else { return };
         let syn = packet.tcp.is_some_and(|t| t.plain_syn());
-        if let Some((flow, way)) = self.find(id, now) {
+        if let Some((flow, way)) = self.find(seen, now) {
             if way == Way::Original || flow.believable(packet) || syn {
                 let key = flow.id;
                 if admission.judged && way == Way::Original {
@@ -312,11 +334,12 @@ impl Flows {
             }
             return;
         }
-        if !admission.any_start && !begins(packet) {
+        // An answer alone names no flow: it may only be the second packet of one.
+        if (!admission.any_start && !begins(packet)) || seen.way == Some(Way::Reply) {
             return;
         }
         let mut flow = Flow {
-            id,
+            id: seen.id,
             hooks: admission.hook.bit(),
             confirmed: false,
             midway: !begins(packet),
@@ -332,18 +355,15 @@ impl Flows {
             next: [None; 2],
             last_seen: now,
         };
-        // An answer alone names no flow: it may only be the second packet of one.
-        if packet.icmp.is_some_and(|i| Some(i.kind) != icmp_request(packet.v6(), i.kind)) {
-            return;
-        }
         flow.observe(packet, Way::Original, admission.hook, now);
-        self.flows.insert(id, flow);
+        self.flows.insert(seen.id, flow);
     }
 
     /// Takes over a live flow (D17): confirmed, and admitted at both hooks.
     pub(crate) fn adopt(&mut self, live: &LiveFlow, epoch: u64, now: Duration) {
         let mut put = |t: &FlowTuple| {
-            let id = FlowId::of_ports(live.protocol, t.src, t.dst, (t.sport, t.dport));
+            let id =
+                FlowId { protocol: live.protocol, space: 0, src: (t.src, t.sport), dst: (t.dst, t.dport) };
             self.flows.insert(
                 id,
                 Flow {

@@ -126,6 +126,8 @@ fn link(frame: &[u8]) -> Result<Frame, Reason> {
                     return Err(Reason::VlanTags);
                 }
                 let tci = be16(frame, at).ok_or(Reason::Short)?;
+                // A tag without an ethertype behind it is no tag.
+                be16(frame, at + 2).ok_or(Reason::Short)?;
                 if tci & 0x0fff != 0 {
                     return Ok(Frame::OtherVlan);
                 }

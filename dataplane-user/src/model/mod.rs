@@ -18,7 +18,7 @@ use std::time::Duration;
 use dataplane_common::verdict::{Reason, Stage, Verdict};
 
 use self::binding::Governor;
-use self::flows::{Admission, FlowId, Flows, Way};
+use self::flows::{Admission, Flow, FlowId, Flows, Seen, Way};
 use self::fragments::Fragments;
 use self::frame::{Frame, Packet, Part, RST};
 use self::node::Node;
@@ -135,21 +135,29 @@ fn outcome(verdict: Verdict, judgement: Option<Judgement>, trace: Vec<String>) -
 
 /// What the flow table says about a packet.
 enum FlowSays {
+    /// Invalid.
     Verdict(Judgement),
+    /// An error about a flow: it passes, and is no packet of the flow (D37).
+    Related,
+    /// A packet of this flow, which passes unless the flow is to be judged again (D15).
+    Known(FlowId, Judgement),
     /// Judge it by policy; `grace`: it may begin a flow though it is no beginning.
-    Policy {
-        grace: bool,
-    },
+    Policy { grace: bool },
 }
 
 impl Model {
-    /// Host devices carry the program too once one endpoint exists, so that replies find their flow (D42).
+    /// Host devices carry the program too once one endpoint exists, so that replies find their flow (D42). What
+    /// would be invalid elsewhere passes here, and leaves no trace.
     fn record_ungoverned(&mut self, place: &Place<'_>, packet: &Packet) {
         let device = self.view.devices.get(place.device);
         let host = device.is_some_and(|d| !d.loopback)
+            && !binding::is_excluded(&self.world, place.device)
             && !binding::is_workload(&self.world, &self.view, place.device);
         if host && binding::any_governed(&self.world, &self.view) {
-            self.record(place, packet, None, false, false);
+            let says = self.flow(place, packet, &mut Vec::new());
+            if !matches!(says, FlowSays::Verdict(judgement) if !judgement.allow) {
+                self.record(place, packet, None, false, false);
+            }
         }
     }
 
@@ -209,14 +217,17 @@ impl Model {
         if let Some(judgement) = stages::nd(node, place, packet) {
             return judgement;
         }
-        let grace = match self.flow(node, place, packet, trace) {
-            FlowSays::Verdict(judgement) => {
-                if judgement.allow && judgement.reason != Reason::FlowRelated {
-                    self.record(place, packet, None, false, false);
+        let grace = match self.flow(place, packet, trace) {
+            FlowSays::Policy { grace } => grace,
+            FlowSays::Verdict(judgement) => return judgement,
+            FlowSays::Related => return stages::allow(Stage::Flow, Reason::FlowRelated),
+            FlowSays::Known(id, judgement) => {
+                if let Some(cut) = self.recheck(node, id, trace) {
+                    return cut;
                 }
+                self.record(place, packet, None, false, false);
                 return judgement;
             }
-            FlowSays::Policy { grace } => grace,
         };
         let judgement = stages::policy(node, place, packet, trace);
         if judgement.allow {
@@ -229,22 +240,16 @@ impl Model {
         self.grace.get(device).is_some_and(|until| self.now < *until)
     }
 
-    /// D15–D17, D37, D38, D42.
-    fn flow(
-        &mut self,
-        node: &Node<'_>,
-        place: &Place<'_>,
-        packet: &Packet,
-        trace: &mut Vec<String>,
-    ) -> FlowSays {
+    /// D16, D17, D37, D38, D42.
+    fn flow(&mut self, place: &Place<'_>, packet: &Packet, trace: &mut Vec<String>) -> FlowSays {
         if self.flows.related(packet, self.now) {
-            return FlowSays::Verdict(stages::allow(Stage::Flow, Reason::FlowRelated));
+            return FlowSays::Related;
         }
         let grace = self.in_grace(place.device);
         let by_policy = FlowSays::Policy { grace };
         let invalid = |reason| FlowSays::Verdict(stages::deny(Stage::Invalid, reason));
         let syn = packet.tcp.is_some_and(|t| t.plain_syn());
-        let found = FlowId::of(packet).and_then(|id| self.flows.find(id, self.now));
+        let found = Seen::of(packet).and_then(|seen| self.flows.find(seen, self.now));
         let Some((flow, way)) = found else {
             let no_beginning = matches!(packet.part, Part::Whole | Part::First) && !flows::begins(packet);
             return match packet.protocol {
@@ -261,36 +266,31 @@ impl Model {
             flow.id.dst.1,
             if flow.confirmed { "confirmed" } else { "not confirmed" },
         ));
+        let known = |flow: &Flow, reason| FlowSays::Known(flow.id, stages::allow(Stage::Flow, reason));
         if syn {
             // D16: judged again, in its own direction.
             return by_policy;
         }
         if flow.answers_pending(packet, way) {
-            return FlowSays::Verdict(stages::allow(Stage::Flow, Reason::FlowReply));
+            return known(flow, Reason::FlowReply);
         }
-        let passes = match way {
-            Way::Original => flow.confirmed && flow.hooks & place.hook.bit() != 0,
-            Way::Reply if !flow.believable(packet) => return invalid(Reason::TcpBadReply),
-            Way::Reply => true,
-        };
-        if !passes {
-            let early = packet.tcp.is_some_and(|t| t.flags & RST == 0) && flow.unanswered();
-            return if early { invalid(Reason::TcpBeforeReply) } else { by_policy };
+        match way {
+            Way::Reply if !flow.believable(packet) => invalid(Reason::TcpBadReply),
+            Way::Reply => known(flow, Reason::FlowReply),
+            Way::Original if flow.confirmed && flow.hooks & place.hook.bit() != 0 => {
+                known(flow, Reason::FlowOriginal)
+            }
+            Way::Original if flow.unanswered() && packet.tcp.is_some_and(|t| t.flags & RST == 0) => {
+                invalid(Reason::TcpBeforeReply)
+            }
+            Way::Original => by_policy,
         }
-        let (id, old) = (flow.id, flow.epoch != self.epoch);
-        if old && let Some(judgement) = self.recheck(node, id, trace) {
-            return FlowSays::Verdict(judgement);
-        }
-        FlowSays::Verdict(match way {
-            Way::Original => stages::allow(Stage::Flow, Reason::FlowOriginal),
-            Way::Reply => stages::allow(Stage::Flow, Reason::FlowReply),
-        })
     }
 
     /// D15: judges a flow again, in its original direction, where it began. A verdict only when it is cut.
     fn recheck(&mut self, node: &Node<'_>, id: FlowId, trace: &mut Vec<String>) -> Option<Judgement> {
         let epoch = self.epoch;
-        let (flow, _) = self.flows.find(id, self.now)?;
+        let flow = self.flows.get(id).filter(|flow| flow.epoch != epoch)?;
         let wanted = flow.recheck.unwrap_or(node.view.settings.on_policy_change);
         if wanted == OnPolicyChange::Keep {
             return None;
@@ -306,7 +306,7 @@ impl Model {
         }
         let judgement = stages::policy(node, &place, &first, trace);
         if judgement.allow {
-            if let Some((flow, _)) = self.flows.find(id, self.now) {
+            if let Some(flow) = self.flows.get(id) {
                 flow.recheck = judgement.recheck;
             }
             return None;

@@ -77,8 +77,18 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// An address of a device, or a loopback one: the kernel answers on all of 127.0.0.0/8.
     pub(crate) fn owns(&self, ip: IpAddr) -> bool {
-        self.own.contains(&ip)
+        ip.is_loopback() || self.own.contains(&ip)
+    }
+
+    /// The address of all routers of an own IPv6 subnet (RFC 4291, 2.6.1), which is every forwarding node's. Point
+    /// to point links have none (RFC 6164).
+    fn is_router_anycast(&self, ip: IpAddr) -> bool {
+        self.view.devices.values().flat_map(|d| &d.addresses).any(|net| match net {
+            IpNet::V6(net) => net.prefix_len() < 127 && net.network() == ip,
+            IpNet::V4(_) => false,
+        })
     }
 
     pub(crate) fn is_loopback(&self, device: &str) -> bool {
@@ -104,11 +114,19 @@ impl<'a> Node<'a> {
     pub(crate) fn delivered_here(&self, packet: &Packet) -> bool {
         let dst = packet.dst;
         let frontend = packet.ports.map_or(Frontend::No, |p| self.frontend(dst, packet.protocol, p.1));
-        let link_local = matches!(dst, IpAddr::V6(a) if a.is_unicast_link_local());
+        let link_local = |ip| matches!(ip, IpAddr::V6(a) if a.is_unicast_link_local());
         match frontend {
             Frontend::Service => false,
             Frontend::Local => true,
-            Frontend::No => self.owns(dst) || dst.is_multicast() || self.is_broadcast(dst) || link_local,
+            // From a link-local address no kernel forwards (RFC 4291, 2.5.6).
+            Frontend::No => {
+                self.owns(dst)
+                    || dst.is_multicast()
+                    || self.is_broadcast(dst)
+                    || link_local(dst)
+                    || link_local(packet.src)
+                    || self.is_router_anycast(dst)
+            }
         }
     }
 
