@@ -50,6 +50,11 @@ fn steps() -> Result<Vec<Step>> {
             "every scenario, by the model and by the kernel programs",
             Box::new(|_| scenarios()),
         ),
+        step(
+            "random",
+            "random policies and packets: model against kernel programs, always the same ones",
+            Box::new(|_| random()),
+        ),
     ];
     for file in root_tests()? {
         let name = format!("root:{file}");
@@ -197,6 +202,21 @@ fn scenarios() -> Result<Outcome> {
             Outcome::Skipped("the model passed; the kernel engine needs root (BPF_PROG_TEST_RUN)".into())
         }
         other => other,
+    })
+}
+
+/// A slow machine gets through fewer of the cases.
+fn random() -> Result<Outcome> {
+    if !is_root() {
+        return Ok(Outcome::Skipped("the kernel engine needs root (BPF_PROG_TEST_RUN)".into()));
+    }
+    let agent = build_agent()?.display().to_string();
+    let found = target().join("random-found").display().to_string();
+    let words = ["test", "--random", "250", "--seed", "1", "--within", "50", "--out", &found];
+    let passed = succeeds(command(&agent, Duration::from_secs(1200)).args(words))?;
+    Ok(match passed {
+        true => Outcome::Passed,
+        false => Outcome::Failed(format!("model and kernel disagree; the cases are in {found}")),
     })
 }
 

@@ -8,14 +8,12 @@ use super::Agent;
 use crate::index::{DeviceBinding, Snapshot};
 use crate::loader::attach::HOOKS;
 
-/// All host devices once any host endpoint governs something here, so that replies find their flow; workload
-/// devices only where a `*` host endpoint covers them.
+/// None before a host endpoint governs something here, then those that [`DeviceBinding::carries_programs`] names.
 pub(super) fn wanted(snapshot: &Snapshot) -> Vec<(&String, &DeviceBinding)> {
     if snapshot.facts.governed.is_empty() {
         return Vec::new();
     }
-    let carries = |d: &DeviceBinding| d.endpoint.is_some() || !(d.loopback || d.workload || d.excluded);
-    snapshot.devices.iter().filter(|(_, d)| carries(d)).collect()
+    snapshot.devices.iter().filter(|(_, d)| d.carries_programs()).collect()
 }
 
 impl Agent {

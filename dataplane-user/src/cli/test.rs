@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -9,7 +10,9 @@ use serde_json::{Value, json};
 use crate::model::Model;
 use crate::scenario::engine::{Engine, Outcome};
 use crate::scenario::kernel::KernelEngine;
-use crate::scenario::{LoadError, Scenario, ScenarioResult, StepResult, format, run as run_scenario, runner};
+use crate::scenario::{
+    LoadError, Scenario, ScenarioResult, StepResult, format, random, run as run_scenario, runner,
+};
 
 /// Run scenario files: packets against policies, with the verdicts they must get
 #[derive(Debug, Args)]
@@ -21,8 +24,30 @@ pub struct TestArgs {
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
     /// Scenario files, or folders of them
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "random", value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    random: RandomArgs,
+}
+
+/// Random policies against random packets, instead of files.
+#[derive(Debug, Args)]
+struct RandomArgs {
+    /// Run N random cases on both engines; what they disagree about is written as scenarios
+    #[arg(long, value_name = "N", conflicts_with = "paths")]
+    random: Option<usize>,
+    /// Seed of the first case; the others follow. The same seed is the same run
+    #[arg(long, default_value_t = 1, requires = "random")]
+    seed: u64,
+    /// Packets per case
+    #[arg(long, default_value_t = 120, requires = "random", value_name = "N")]
+    packets: usize,
+    /// Begin no case after so many seconds
+    #[arg(long, requires = "random", value_name = "SECONDS")]
+    within: Option<u64>,
+    /// Folder for the disagreements
+    #[arg(long, default_value = "found", requires = "random", value_name = "FOLDER")]
+    out: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,6 +68,9 @@ enum Output {
 
 /// 0: all expectations held; 1: some did not; 2: something could not be read.
 pub fn run(args: TestArgs) -> ExitCode {
+    if let Some(cases) = args.random.random {
+        return run_random(&args, cases);
+    }
     let choice = args.engine.unwrap_or_else(default_engine);
     let (scenarios, mut unreadable) = collect(&args.paths);
     let mut results = Vec::new();
@@ -80,6 +108,70 @@ pub fn run(args: TestArgs) -> ExitCode {
         (true, 0) => ExitCode::SUCCESS,
         (true, _) => ExitCode::from(1),
     }
+}
+
+/// Both engines judge, always: what they disagree about is what is looked for.
+fn run_random(args: &TestArgs, cases: usize) -> ExitCode {
+    if args.engine.is_some_and(|engine| engine != EngineChoice::Both) {
+        eprintln!("error: --random compares both engines: take --engine away, or write --engine both");
+        return ExitCode::from(2);
+    }
+    if let Err(why) = KernelEngine::available() {
+        eprintln!("error: --random needs both engines: {why}");
+        return ExitCode::from(2);
+    }
+    let wanted = &args.random;
+    let within = wanted.within.map(Duration::from_secs);
+    let options = random::Options {
+        cases,
+        seed: wanted.seed,
+        packets: wanted.packets,
+        within,
+        out: wanted.out.clone(),
+    };
+    let report = match random::run(&options) {
+        Ok(report) => report,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            return ExitCode::from(2);
+        }
+    };
+    for seed in &report.unsteady {
+        eprintln!("note: the disagreement of seed {seed} did not come again; is the machine very slow?");
+    }
+    match args.output {
+        Output::Text => {
+            for found in &report.found {
+                println!("FOUND {} (seed {})\n  {}", found.file.display(), found.seed, found.text);
+            }
+            println!(
+                "{} cases, {} packets, {} reasons: {} disagreements, {} more of the same kinds",
+                report.cases,
+                report.packets,
+                report.reasons.len(),
+                report.found.len(),
+                report.repeated
+            );
+        }
+        Output::Json => println!("{:#}", json_of_random(&report)),
+    }
+    if report.found.is_empty() && report.repeated == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn json_of_random(report: &random::Report) -> Value {
+    let found: Vec<Value> = report
+        .found
+        .iter()
+        .map(|f| json!({"seed": f.seed, "file": f.file.display().to_string(), "text": f.text}))
+        .collect();
+    json!({
+        "cases": report.cases,
+        "packets": report.packets,
+        "reasons": report.reasons,
+        "found": found,
+        "repeated": report.repeated,
+        "unsteady": report.unsteady,
+    })
 }
 
 /// Both engines where BPF may be used; the reason on stderr where not.

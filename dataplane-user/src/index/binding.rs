@@ -35,6 +35,14 @@ pub struct DeviceBinding {
     pub drop_unknown_ethertypes: bool,
 }
 
+impl DeviceBinding {
+    /// Whether the programs are on this device, once a host endpoint governs anything here (D42): on all host
+    /// devices, so that replies find their flow; on workload devices only where a `*` host endpoint covers them.
+    pub fn carries_programs(&self) -> bool {
+        self.endpoint.is_some() || !(self.loopback || self.workload || self.excluded)
+    }
+}
+
 /// A host endpoint of this node that binds nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LostEndpoint {

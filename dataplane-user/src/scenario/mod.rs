@@ -2,6 +2,7 @@
 pub mod engine;
 pub mod format;
 pub mod kernel;
+pub mod random;
 pub mod runner;
 
 mod conversation;

@@ -1,5 +1,6 @@
 //! What is done in the namespace: worlds, time, packets.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -8,7 +9,7 @@ use dataplane_common::abi::{Control, Hook};
 use dataplane_common::addr::Addr;
 use dataplane_common::flow::{FlowEntry, FlowKey, TcpState, flow_flag};
 use dataplane_common::packet::protocol::{ICMP, ICMPV6};
-use dataplane_common::verdict::{Decision, NO_RULE, Stage, Verdict};
+use dataplane_common::verdict::{Decision, NO_RULE, Reason, Stage, Verdict};
 
 use super::devices::Devices;
 use crate::compile::{self, Names};
@@ -34,6 +35,8 @@ pub(super) struct Lab {
     devices: Devices,
     view: NodeView,
     names: Names,
+    /// Devices on which the agent would have the programs.
+    carrying: BTreeSet<String>,
     cpu: usize,
 }
 
@@ -41,7 +44,8 @@ impl Lab {
     pub(super) fn new(cpu: usize) -> anyhow::Result<Self> {
         let devices = Devices::new()?;
         let dataplane = Dataplane::load(&LoadOptions { pin_dir: None })?;
-        Ok(Self { dataplane, devices, view: NodeView::default(), names: Names::default(), cpu })
+        let (view, names, carrying) = (NodeView::default(), Names::default(), BTreeSet::new());
+        Ok(Self { dataplane, devices, view, names, carrying, cpu })
     }
     /// As if just started: no generation, no flows, no devices, the kernel's own time.
     pub(super) fn reset(&mut self) -> anyhow::Result<()> {
@@ -50,14 +54,18 @@ impl Lab {
         self.devices.clear()?;
         self.view = NodeView::default();
         self.names = Names::default();
+        self.carrying.clear();
         Ok(())
     }
     pub(super) fn set_world(&mut self, world: &World, mut view: NodeView) -> anyhow::Result<()> {
         self.devices.follow(world, &mut view).context("cannot make the scenario's devices")?;
         // A test run always has an Ethernet header in front, whatever the device (D48).
         view.devices.values_mut().for_each(|d| d.no_link_layer = false);
-        let tables = compile::compile(&Snapshot::build(world, &view))?;
+        let snapshot = Snapshot::build(world, &view);
+        let tables = compile::compile(&snapshot)?;
         self.dataplane.apply(&tables)?;
+        let carrying = snapshot.devices.iter().filter(|(_, d)| d.carries_programs());
+        self.carrying = carrying.map(|(name, _)| name.clone()).collect();
         self.names = tables.names;
         self.view = view;
         Ok(())
@@ -104,6 +112,9 @@ impl Lab {
             "the kernel takes no test frame shorter than {SHORTEST} bytes; this one has {}",
             packet.frame.len()
         );
+        if !self.carrying.contains(&packet.device) {
+            return Ok(self.outcome(&Decision::new(Verdict::Ungoverned, Stage::None, Reason::Ungoverned)));
+        }
         let mut context = [0_u8; SKB];
         put(&mut context, SKB_IFINDEX, self.ifindex(&packet.device)?);
         if let Some(from) = &packet.from {

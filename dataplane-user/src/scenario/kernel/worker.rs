@@ -1,6 +1,7 @@
 //! A thread in its own network namespace, on one CPU. The rest of the process stays where it is.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -17,19 +18,21 @@ pub(super) struct Worker {
     jobs: Sender<Job>,
 }
 
-/// A worker that nobody uses now. Loading the programs costs most of an engine's start.
-static SPARE: Mutex<Option<Worker>> = Mutex::new(None);
+/// Workers that nobody uses now. Loading the programs costs most of an engine's start.
+static SPARE: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
+/// Workers started so far: each takes the next CPU.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
 
 impl Worker {
-    /// The spare worker, or a new one.
+    /// A spare worker, or a new one.
     pub(super) fn take() -> anyhow::Result<Self> {
-        let spare = SPARE.lock().map_or(None, |mut spare| spare.take());
+        let spare = SPARE.lock().map_or(None, |mut spare| spare.pop());
         spare.map_or_else(Self::start, Ok)
     }
     /// Keeps the worker for the next engine.
     pub(super) fn give_back(self) {
         if let Ok(mut spare) = SPARE.lock() {
-            *spare = Some(self);
+            spare.push(self);
         }
     }
     fn start() -> anyhow::Result<Self> {
@@ -85,9 +88,9 @@ fn set_up() -> anyhow::Result<Lab> {
 fn pin_to_one_cpu() -> anyhow::Result<usize> {
     let thread = Pid::from_raw(0);
     let allowed = sched_getaffinity(thread).context("cannot read the CPU affinity")?;
-    let cpu = (0..CpuSet::count())
-        .find(|cpu| allowed.is_set(*cpu).unwrap_or(false))
-        .context("no CPU is allowed")?;
+    let cpus: Vec<usize> = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
+    anyhow::ensure!(!cpus.is_empty(), "no CPU is allowed");
+    let cpu = cpus[STARTED.fetch_add(1, Ordering::Relaxed) % cpus.len()];
     let mut one = CpuSet::new();
     one.set(cpu).context("cannot name the CPU")?;
     sched_setaffinity(thread, &one).context("cannot pin the kernel engine to a CPU")?;

@@ -1,0 +1,166 @@
+//! One seed, one case: a node, its documents, and a long conversation of packets.
+
+use serde_json::{Map, Value, json};
+
+use super::case::Case;
+use super::dice::Dice;
+use super::pool::Pool;
+use super::talk::Talks;
+use super::{hostile, objects, policies};
+use crate::policy::Severity;
+use crate::resource::{self, Store};
+use crate::scenario::conversation::Conversations;
+use crate::scenario::format::PacketSpec;
+use crate::scenario::packet::{self, Macs};
+
+/// What stands in raw frames; nothing judges hardware addresses.
+const MACS: Macs = Macs { src: [2, 0xff, 0, 0, 0, 1], dst: [2, 0, 0, 0, 0, 2] };
+
+/// The case of a seed, with about `packets` packets.
+pub(super) fn case(seed: u64, packets: usize) -> Case {
+    let mut dice = Dice::new(seed);
+    let interfaces = interfaces(&mut dice);
+    let devices: Vec<&str> = interfaces.iter().filter_map(|i| i["name"].as_str()).collect();
+    let mut documents = objects::all(&mut dice, &devices);
+    documents.extend(policies::tiers(&mut dice));
+    documents.push(policies::profile(&mut dice));
+    let count = dice.between(1, 9);
+    documents.extend((0..count).map(|i| policies::policy(&mut dice, i)));
+    let mut store = Store::default();
+    documents.retain(|document| accepted(&mut store, document));
+    let pool = Pool::of(&documents);
+    let steps = steps(&mut dice, &devices, &pool, &mut store, packets);
+    let mut spec = json!({"node": "node1", "interfaces": interfaces, "documents": documents, "steps": steps});
+    if dice.percent(25) {
+        spec["onPolicyChange"] = "recheck".into();
+    }
+    let mut settings = Map::new();
+    if dice.percent(8) {
+        settings.insert("governLoopback".into(), true.into());
+    }
+    if dice.percent(8) {
+        settings.insert(
+            "nodePortAddresses".into(),
+            json!([dice.pick(&["10.240.0.0/24", "172.16.0.0/16", "fd00::/16"])]),
+        );
+    }
+    if dice.percent(8) {
+        settings.insert("infraTunnels".into(), false.into());
+    }
+    if !settings.is_empty() {
+        spec["settings"] = settings.into();
+    }
+    if dice.percent(20) {
+        spec["conntrack"] = live(&mut dice, &pool);
+    }
+    Case { name: format!("seed-{seed}"), spec }
+}
+
+fn interfaces(dice: &mut Dice) -> Vec<Value> {
+    let mut all = vec![json!({"name": "eth0", "addresses": ["10.240.0.11/24", "fd00::11/64"]})];
+    if dice.percent(30) {
+        all[0]["acceptRa"] = true.into();
+    }
+    if dice.percent(30) {
+        all[0]["defaultRoute"] = true.into();
+    }
+    let more = [
+        (50, json!({"name": "eth1", "addresses": ["172.16.0.11/24", "fd01::11/64"]})),
+        (
+            45,
+            json!({"name": "cali1", "workload": {"namespace": "default", "name": "p1", "addresses": ["192.168.1.10"]}}),
+        ),
+        (
+            12,
+            json!({"name": "eth0.10", "vlan": {"parent": "eth0", "id": 10}, "addresses": ["10.50.0.11/24"]}),
+        ),
+        (
+            12,
+            json!({"name": "vxlan0", "tunnel": {"kind": "vxlan", "port": 4789}, "addresses": ["192.168.1.0/32"]}),
+        ),
+        (8, json!({"name": "tunl0", "tunnel": {"kind": "ipip"}, "linkLayer": "none"})),
+        (8, json!({"name": "veth7"})),
+        (6, json!({"name": "br0", "bridgePorts": ["veth7"], "addresses": ["172.17.0.1/16"]})),
+    ];
+    all.extend(more.into_iter().filter(|(chance, _)| dice.percent(*chance)).map(|(_, device)| device));
+    if dice.percent(12) {
+        all.push(json!({"name": "lo"}));
+    }
+    all
+}
+
+/// Whether a document is valid; a generator is not always right about that.
+fn accepted(store: &mut Store, document: &Value) -> bool {
+    let text = document.to_string();
+    let (documents, problems) = resource::documents_from_str("random", &text);
+    let bad = |problems: &[crate::policy::Problem]| problems.iter().any(|p| p.severity == Severity::Error);
+    !bad(&problems) && !bad(&store.apply(documents).problems)
+}
+
+fn live(dice: &mut Dice, pool: &Pool) -> Value {
+    let v6 = dice.percent(30);
+    let entry = json!({
+        "protocol": dice.pick(&["TCP", "TCP", "UDP"]),
+        "src": pool.any(dice, v6).to_string(), "sport": 40000,
+        "dst": Pool::own(dice, v6).to_string(), "dport": pool.port(dice),
+    });
+    json!([entry])
+}
+
+fn steps(dice: &mut Dice, devices: &[&str], pool: &Pool, store: &mut Store, packets: usize) -> Vec<Value> {
+    let mut talks = Talks::new(devices, pool);
+    let mut numbers = Conversations::default();
+    let mut steps = Vec::new();
+    // A change of the world costs the kernel engine more than a hundred packets.
+    let changes: Vec<usize> =
+        (0..dice.weighted(&[(5, 0), (3, 1), (1, 2)])).map(|_| dice.below(packets)).collect();
+    for number in 0..packets {
+        if changes.contains(&number) {
+            steps.extend(change(dice, store));
+        }
+        if dice.percent(3) {
+            // Multiples of 15 s: the kernel's own clock runs on meanwhile, and no timeout is close above one.
+            let seconds = dice.one(&[15, 15, 30, 45, 60, 120, 300, 432_000]);
+            steps.push(json!({"advance": format!("{seconds}s")}));
+        }
+        let mut fields = talks.packet(dice);
+        let Ok(spec) = serde_json::from_value::<PacketSpec>(Value::from(fields.clone())) else { continue };
+        let hostile = dice.percent(12);
+        let mut told = numbers.clone();
+        let Ok(mut frame) = packet::frame(&spec, MACS, &mut told) else { continue };
+        let mut step = Map::new();
+        if hostile {
+            let how = hostile::damage(dice, &mut frame);
+            step.insert("name".into(), format!("raw: {how}").into());
+            fields.retain(|key, _| matches!(key.as_str(), "in" | "out" | "from"));
+            fields.insert("raw".into(), hex(&frame).into());
+        } else {
+            numbers = told;
+        }
+        step.insert("packet".into(), fields.into());
+        steps.push(step.into());
+    }
+    steps
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A policy comes, changes or goes; so do network sets.
+fn change(dice: &mut Dice, store: &mut Store) -> Option<Value> {
+    if dice.percent(30) {
+        let kinds = ["GlobalNetworkPolicy", "GlobalNetworkPolicy", "GlobalNetworkSet", "HostEndpoint"];
+        let kind = dice.pick(&kinds);
+        let names: Vec<String> = store.list(kind).iter().map(|o| o.key.name.clone()).collect();
+        if names.is_empty() {
+            return None;
+        }
+        let name = dice.one(&names);
+        store.delete(kind, "", &name).ok()?;
+        return Some(json!({"delete": [format!("{kind}/{name}")]}));
+    }
+    let number = dice.below(9);
+    let document = policies::policy(dice, number);
+    accepted(store, &document).then(|| json!({"apply": [document]}))
+}

@@ -1,0 +1,144 @@
+//! Random policies against random and hostile packets: the reference model and the kernel programs must agree about
+//! every verdict, stage, reason and deciding rule. What they disagree about is made small and written as a scenario.
+//!
+//! Reading order: `dice` → `pool` (addresses and ports) → `selectors`, `rules`, `policies`, `objects` (documents) →
+//! `talk`, `hostile` (packets) → `generate` (a case) → `judge` → `shrink` → this file (a run).
+
+mod case;
+mod dice;
+mod generate;
+mod hostile;
+mod judge;
+mod objects;
+mod policies;
+mod pool;
+mod rules;
+mod selectors;
+mod shrink;
+mod talk;
+mod text;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use self::case::Case;
+use self::judge::Disagreement;
+
+/// Cases at once. The kernel engine mostly waits for RCU grace periods, so this is more than the cores.
+const WORKERS: usize = 6;
+/// How long one disagreement is made smaller.
+const SHRINK_FOR: Duration = Duration::from_secs(120);
+/// Disagreements that are made small; more of them are counted.
+const SHRUNK: usize = 8;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Number of cases. Case `i` has seed `seed + i`.
+    pub cases: usize,
+    pub seed: u64,
+    /// Packets per case.
+    pub packets: usize,
+    /// No case begins later than this.
+    pub within: Option<Duration>,
+    /// Where disagreements are written; made if it does not exist.
+    pub out: PathBuf,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub cases: usize,
+    pub packets: usize,
+    /// How often the model gave each reason: what the packets reached.
+    pub reasons: BTreeMap<String, usize>,
+    pub found: Vec<Found>,
+    /// Disagreements of a kind that was found already.
+    pub repeated: usize,
+    /// Seeds whose disagreement did not come again: the machine was too slow for the case's clock.
+    pub unsteady: Vec<u64>,
+}
+
+/// A disagreement, written down.
+#[derive(Debug)]
+pub struct Found {
+    pub seed: u64,
+    pub file: PathBuf,
+    /// What the engines say.
+    pub text: String,
+}
+
+/// Runs the cases. `Err`: one could not be run or written at all.
+pub fn run(options: &Options) -> anyhow::Result<Report> {
+    let begin = Instant::now();
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new((Report::default(), Vec::new()));
+    let worker = || -> anyhow::Result<()> {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= options.cases || options.within.is_some_and(|limit| begin.elapsed() > limit) {
+                return Ok(());
+            }
+            let seed = options.seed.wrapping_add(index as u64);
+            let case = generate::case(seed, options.packets);
+            let judged = judge::both(&case)?;
+            if let Ok(mut results) = results.lock() {
+                results.0.cases += 1;
+                for reason in judged.reasons {
+                    results.0.packets += 1;
+                    *results.0.reasons.entry(reason).or_default() += 1;
+                }
+                results.1.extend(judged.disagreement.map(|d| (seed, case, d)));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS.min(options.cases)).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(_) => anyhow::bail!("a worker panicked: see above"),
+        })
+    })?;
+    let (mut report, mut all) = results.into_inner().unwrap_or_default();
+    all.sort_by_key(|(seed, _, _)| *seed);
+    write_down(options, all, &mut report)?;
+    Ok(report)
+}
+
+fn write_down(
+    options: &Options,
+    all: Vec<(u64, Case, Disagreement)>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut kinds: Vec<Disagreement> = Vec::new();
+    for (seed, case, disagreement) in all {
+        if kinds.iter().any(|known| known.same_kind(&disagreement)) || kinds.len() == SHRUNK {
+            report.repeated += 1;
+            continue;
+        }
+        let again = judge::both(&case)?.disagreement;
+        if again.as_ref().is_none_or(|again| !again.same_kind(&disagreement)) {
+            report.unsteady.push(seed);
+            continue;
+        }
+        let mut small = shrink::shrink(&case, &disagreement, Instant::now() + SHRINK_FOR);
+        small.name = format!("random-{seed}");
+        let text = judge::both(&small)?.disagreement.map_or(disagreement.text.clone(), |d| d.text);
+        let file = write(&options.out, seed, &small, &text)?;
+        report.found.push(Found { seed, file, text });
+        kinds.push(disagreement);
+    }
+    Ok(())
+}
+
+fn write(folder: &Path, seed: u64, case: &Case, text: &str) -> anyhow::Result<PathBuf> {
+    use anyhow::Context;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let file = folder.join(format!("random-{seed}.scenario.yaml"));
+    let why = [format!("Found by `portcullis test --random 1 --seed {seed}`."), text.to_owned()];
+    std::fs::write(&file, case.text(&why)).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}

@@ -1,0 +1,95 @@
+//! Random tiers, policies of every list, and profiles.
+
+use serde_json::{Map, Value, json};
+
+use super::dice::Dice;
+use super::rules::{self, Side};
+use super::selectors;
+
+const TIERS: [&str; 3] = ["default", "first", "second"];
+
+pub(super) fn tiers(dice: &mut Dice) -> Vec<Value> {
+    TIERS[1..]
+        .iter()
+        .map(|name| {
+            let mut spec = Map::new();
+            if dice.percent(80) {
+                spec.insert("order".into(), dice.one(&[json!(1), json!(5), json!(5), json!(2_000_000), json!(0.5)]));
+            }
+            if dice.percent(50) {
+                spec.insert("defaultAction".into(), dice.pick(&["Deny", "Pass", "Pass"]).into());
+            }
+            json!({"apiVersion": "projectcalico.org/v3", "kind": "Tier", "metadata": {"name": name}, "spec": spec})
+        })
+        .collect()
+}
+
+/// One policy; `number` tells it from the others.
+pub(super) fn policy(dice: &mut Dice, number: usize) -> Value {
+    let mut spec = Map::new();
+    let tier = dice.weighted(&[(6, TIERS[0]), (2, TIERS[1]), (2, TIERS[2])]);
+    // Names that tie in order and differ at the separator (D24).
+    let name = format!("{}{number}", dice.pick(&["p", "p-", "q", "a"]));
+    if tier != TIERS[0] {
+        spec.insert("tier".into(), tier.into());
+    }
+    if dice.percent(80) {
+        spec.insert(
+            "order".into(),
+            dice.one(&[json!(1), json!(1), json!(2), json!(10), json!(-1), json!(1.5)]),
+        );
+    }
+    let list = dice.weighted(&[(30, "preDNAT"), (15, "doNotTrack"), (25, "applyOnForward"), (30, "normal")]);
+    if list != "normal" {
+        spec.insert("applyOnForward".into(), true.into());
+        spec.insert(list.into(), true.into());
+    }
+    spec.insert("selector".into(), selectors::of_endpoints(dice).into());
+    if dice.percent(4) {
+        spec.insert("namespaceSelector".into(), selectors::of_namespaces(dice).into());
+    }
+    let egress_too = list != "preDNAT";
+    if dice.percent(30) {
+        let types = if egress_too {
+            dice.one(&[json!(["Ingress"]), json!(["Egress"]), json!(["Ingress", "Egress"])])
+        } else {
+            json!(["Ingress"])
+        };
+        spec.insert("types".into(), types);
+    }
+    spec.insert("ingress".into(), rule_list(dice, Side::Ingress));
+    if egress_too && dice.percent(60) {
+        spec.insert("egress".into(), rule_list(dice, Side::Egress));
+    }
+    let mut metadata = Map::new();
+    metadata.insert("name".into(), name.into());
+    if dice.percent(8) {
+        let wanted = dice.pick(&["keep", "recheck"]);
+        metadata.insert("annotations".into(), json!({"portcullis.dev/on-policy-change": wanted}));
+    }
+    let kind = if dice.percent(6) { "StagedGlobalNetworkPolicy" } else { "GlobalNetworkPolicy" };
+    json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": metadata, "spec": spec})
+}
+
+fn rule_list(dice: &mut Dice, side: Side) -> Value {
+    let count = dice.weighted(&[(1, 0), (3, 1), (3, 2), (2, 3), (1, 5)]);
+    let mut rules: Vec<Value> = (0..count).map(|_| rules::rule(dice, side)).collect();
+    if dice.percent(25) {
+        rules.push(json!({"action": dice.pick(&["Allow", "Deny", "Pass"])}));
+    }
+    rules.into()
+}
+
+pub(super) fn profile(dice: &mut Dice) -> Value {
+    let rules = |dice: &mut Dice| -> Value {
+        let count = dice.between(0, 2);
+        (0..count).map(|_| rules::rule(dice, Side::Profile)).collect()
+    };
+    let (ingress, egress) = (rules(dice), rules(dice));
+    json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "Profile",
+        "metadata": {"name": "own-profile"},
+        "spec": {"ingress": ingress, "egress": egress, "labelsToApply": selectors::labels(dice)},
+    })
+}
