@@ -66,6 +66,16 @@ fn the_smallest_name_wins_and_the_others_are_told_why() {
 }
 
 #[test]
+fn a_binding_follows_its_address() {
+    let world = world(&hep("h", "expectedIPs: [10.0.0.1]"));
+    let governed = |devices: &[(&str, &[&str])]| Snapshot::build(&world, &view(devices)).facts.governed;
+    let on = |device: &str| BTreeMap::from([(device.to_owned(), "h".to_owned())]);
+    assert_eq!(governed(&[("eth0", &["10.0.0.1/24"]), ("bond0", &[])]), on("eth0"));
+    assert_eq!(governed(&[("eth0", &[]), ("bond0", &["10.0.0.1/24"])]), on("bond0"));
+    assert_eq!(governed(&[("eth0", &[])]), BTreeMap::new());
+}
+
+#[test]
 fn a_bridge_of_pods_is_a_workload_and_a_veth_with_the_default_route_is_not() {
     let mut view = view(&[("veth1", &[]), ("br0", &["10.3.0.1/24"]), ("veth9", &["10.0.0.1/24"])]);
     view.devices.get_mut("br0").unwrap().bridge_ports = Some(vec!["veth1".to_owned()]);
