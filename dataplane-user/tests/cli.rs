@@ -94,3 +94,54 @@ fn lint_answers_with_findings_and_their_pages() {
     assert_eq!(valid.status.code(), Some(0));
     assert!(text(&valid.stderr).contains("L02"), "{}", text(&valid.stderr));
 }
+
+#[test]
+fn apply_keeps_what_its_author_wrote() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = path(dir.path());
+    let commented = GOOD.replace("---\n", "---\n# The web server.\n");
+    std::fs::write(dir.path().join("all.yaml"), &commented).unwrap();
+    let web = "# Port 443 too.\napiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: web}\n\
+               spec: {selector: \"role == 'n'\", types: [Ingress], ingress: [{action: Allow}]}  # all of it\n";
+    let dry = run(&["apply", "-f", "-", "--dry-run", "--policies", folder], web);
+    assert!(text(&dry.stdout).contains("GlobalNetworkPolicy/web configured"), "{}", text(&dry.stderr));
+    assert!(text(&dry.stdout).contains("(dry run)"));
+    assert_eq!(std::fs::read_to_string(dir.path().join("all.yaml")).unwrap(), commented, "a dry run");
+    assert_eq!(run(&["apply", "-f", "-", "--policies", folder], web).status.code(), Some(0));
+    let now = std::fs::read_to_string(dir.path().join("all.yaml")).unwrap();
+    let (endpoint, _) = commented.split_once("---\n").unwrap();
+    assert_eq!(now, format!("{endpoint}---\n{web}"));
+    assert_eq!(run(&["delete", "gnp/web", "--policies", folder], "").status.code(), Some(0));
+    assert_eq!(std::fs::read_to_string(dir.path().join("all.yaml")).unwrap(), endpoint);
+}
+
+#[test]
+fn an_apply_that_was_killed_half_way_is_finished_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = path(dir.path());
+    std::fs::create_dir(dir.path().join(".portcullis")).unwrap();
+    let (endpoint, policy) = GOOD.split_once("---\n").unwrap();
+    let journal =
+        serde_json::json!([{"path": "a.yaml", "text": endpoint}, {"path": "b.yaml", "text": policy}]);
+    std::fs::write(dir.path().join(".portcullis/journal.json"), journal.to_string()).unwrap();
+    std::fs::write(dir.path().join("a.yaml"), endpoint).unwrap();
+    let again = run(&["apply", "-f", "-", "--policies", folder], GOOD);
+    assert!(text(&again.stdout).lines().all(|l| l.contains("unchanged")), "{}", text(&again.stdout));
+    assert_eq!(std::fs::read_to_string(dir.path().join("b.yaml")).unwrap(), policy);
+}
+
+#[test]
+fn a_trial_needs_an_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, none) = (path(dir.path()), dir.path().join("none"));
+    let more =
+        ["--confirm", "10s", "--policies", folder, "--state-dir", path(&none), "--pin-dir", path(&none)];
+    let out = run(&[&["apply", "-f", "-"], &more[..]].concat(), GOOD);
+    assert_eq!(out.status.code(), Some(2), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("needs a running agent"), "{}", text(&out.stderr));
+    assert_eq!(
+        run(&["get", "gnp", "-o", "name", "--policies", folder], "").stdout,
+        b"",
+        "nothing was changed"
+    );
+}

@@ -20,7 +20,9 @@ impl Agent {
     pub(super) fn attach(&mut self, snapshot: &Snapshot) {
         let wanted = wanted(snapshot);
         let numbers: BTreeSet<u32> = wanted.iter().map(|(_, d)| d.ifindex).collect();
-        match self.attacher.retain(&numbers) {
+        // What a trial goes back to may govern a device that the trial does not: its program stays until then.
+        let retained = if self.on_trial() { Ok(Vec::new()) } else { self.attacher.retain(&numbers) };
+        match retained {
             Ok(removed) => {
                 self.trouble.remove("detach");
                 for device in removed {

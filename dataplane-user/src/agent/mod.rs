@@ -28,6 +28,7 @@ use crate::observe::Publisher;
 use crate::policy::{NodeView, Problem, Settings, World};
 use folder::Folder;
 use lastgood::LastGood;
+use safety::Safety;
 use state::State;
 
 /// What may happen.
@@ -128,10 +129,11 @@ pub async fn run(options: Options) -> Result<()> {
         since: SystemTime::now(),
         trouble: BTreeMap::new(),
         publisher,
+        safety: Safety::default(),
     };
     agent.audit()?;
     agent.view = agent.look().await?;
-    agent.folder.read();
+    agent.first_read()?;
     agent.reconcile();
     supervisor::ready();
     agent.turn(events).await;
@@ -154,6 +156,8 @@ struct Agent {
     since: SystemTime,
     /// Where → what the agent itself could not do, until it can.
     trouble: BTreeMap<String, String>,
+    /// What is on trial or held.
+    safety: Safety,
     /// Tells observers what the numbers in events mean.
     publisher: Publisher,
     restored: Restored,
@@ -200,6 +204,9 @@ impl Agent {
             if due.is_some_and(|at| at <= Instant::now()) {
                 self.refresh(std::mem::take(&mut pending)).await;
                 supervisor::alive();
+                if self.safety.busy {
+                    pending.note(true, false, Instant::now());
+                }
                 continue;
             }
             let event = match due {
@@ -246,8 +253,10 @@ impl Agent {
                 Ok(()) => drop(self.trouble.remove("watch")),
                 Err(e) => self.fails("watch", &e),
             }
-            changed |= self.folder.read();
         }
+        // A deadline passes without a notice of the folder: look at both each time.
+        changed |= self.read_folder();
+        changed |= self.standing().headline() != self.safety.shown;
         if changed {
             self.reconcile();
         }
@@ -262,7 +271,9 @@ impl Agent {
     /// Brings the kernel to what folder and node say. Tables first: no device gets a program that has none.
     fn reconcile(&mut self) {
         let snapshot = Snapshot::build(self.folder.world(), &self.view);
-        if self.must_not_replace() {
+        if self.safety.held {
+            // `trouble` says why; what is in force stays.
+        } else if self.must_not_replace() {
             let text = "documents were rejected, and what an earlier agent accepted of them is not known: the \
                         generation that it left stays in force until the documents are repaired or removed";
             self.trouble.insert("folder".into(), text.into());
@@ -270,6 +281,7 @@ impl Agent {
         } else {
             self.trouble.remove("folder");
             self.enforce(&snapshot);
+            self.refuse_trial();
         }
         self.publish(&snapshot);
     }
@@ -303,9 +315,9 @@ impl Agent {
             Err(e) => return self.fails("compile", &e.into()),
         };
         self.trouble.remove("compile");
-        if self.tables.as_ref() != Some(&tables) {
-            match self.begin().and_then(|()| self.apply(&tables)) {
-                Ok(_) => {
+        if self.safety.begin.is_some() || self.tables.as_ref() != Some(&tables) {
+            match self.begin().and_then(|()| self.flip(&tables)) {
+                Ok(()) => {
                     self.since = SystemTime::now();
                     self.trouble.remove("maps");
                     self.tables = Some(tables);
@@ -315,12 +327,6 @@ impl Agent {
         }
         self.save();
         self.attach(snapshot);
-    }
-
-    fn apply(&mut self, tables: &Tables) -> Result<()> {
-        self.publisher.announce(self.dataplane.generations().number() + 1, &tables.names);
-        self.dataplane.apply(tables)?;
-        Ok(())
     }
 
     /// On a node without any generation: one that governs nothing, so that what follows makes devices governed and
@@ -345,6 +351,7 @@ impl Agent {
     fn publish(&mut self, snapshot: &Snapshot) {
         let state = State::new(self, snapshot);
         let line = state.headline();
+        self.safety.shown = state.safety.headline();
         if line != self.shown {
             let mut out = std::io::stdout().lock();
             // Nobody may be listening, and that must not stop enforcement.

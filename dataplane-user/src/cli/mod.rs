@@ -1,6 +1,8 @@
 //! The command line. Data goes to stdout, talk to stderr. Each subcommand is a file of its name.
 
 mod apply;
+mod change;
+mod confirm;
 mod delete;
 mod detach;
 mod explain;
@@ -42,6 +44,7 @@ enum Command {
     Lint(lint::LintArgs),
     Apply(apply::ApplyArgs),
     Delete(delete::DeleteArgs),
+    Confirm(confirm::ConfirmArgs),
     Get(get::GetArgs),
     Explain(explain::ExplainArgs),
     Test(test::TestArgs),
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Lint(args) => lint::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Delete(args) => delete::run(&args),
+        Command::Confirm(args) => confirm::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Test(args) => return test::run(args),

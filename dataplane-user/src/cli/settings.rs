@@ -1,8 +1,9 @@
 //! The settings file, as commands find it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 
 use super::output::tell;
 use crate::config::{self, Config, DEFAULT_CONFIG};
@@ -24,4 +25,50 @@ pub fn load(named: Option<&Path>) -> Result<Config> {
             path.display()
         )
     })
+}
+
+/// Where an agent keeps its things, for commands that work beside it.
+#[derive(Debug, Args)]
+pub struct Places {
+    /// File of settings, as given to `run`. Default: /etc/portcullis/config.yaml, if it is there
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder that the agent watches; overrides the settings
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
+    /// As given to `run`; overrides the settings
+    #[arg(long, value_name = "DIR")]
+    pin_dir: Option<PathBuf>,
+    /// As given to `run`; overrides the settings
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl Places {
+    /// Settings, and over them what the command line says; paths are absolute.
+    pub fn resolve(&self) -> Result<Config> {
+        self.over(load(self.config.as_deref())?)
+    }
+
+    /// For what must work in an emergency: settings that cannot be read are told, and their defaults taken.
+    pub fn resolve_anyway(&self) -> Result<Config> {
+        let config = load(self.config.as_deref()).unwrap_or_else(|e| {
+            eprintln!("warning: {e:#}; the defaults are taken");
+            Config::default()
+        });
+        self.over(config)
+    }
+
+    fn over(&self, config: Config) -> Result<Config> {
+        let absolute = |given: &Option<PathBuf>, else_: PathBuf| {
+            let path = given.clone().unwrap_or(else_);
+            std::path::absolute(&path).with_context(|| format!("cannot resolve {}", path.display()))
+        };
+        Ok(Config {
+            policies: absolute(&self.policies, config.policies.clone())?,
+            pin_dir: absolute(&self.pin_dir, config.pin_dir.clone())?,
+            state_dir: absolute(&self.state_dir, config.state_dir.clone())?,
+            ..config
+        })
+    }
 }

@@ -1,6 +1,5 @@
 //! `portcullis suspend`: count, but do not drop, for a while.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -8,7 +7,7 @@ use clap::Args;
 
 use super::Answer;
 use super::output::print_lines;
-use crate::loader::pins::default_pin_dir;
+use super::settings::Places;
 use crate::safety::{Word, word::in_words};
 
 /// Longest suspension: what is open by mistake is closed again within a day.
@@ -23,9 +22,8 @@ pub struct SuspendArgs {
     /// Enforce again, now
     #[arg(long)]
     end: bool,
-    /// As given to `run`
-    #[arg(long, value_name = "DIR", default_value_os_t = default_pin_dir())]
-    pin_dir: PathBuf,
+    #[command(flatten)]
+    places: Places,
 }
 
 pub fn run(args: &SuspendArgs) -> Result<Answer> {
@@ -33,8 +31,9 @@ pub fn run(args: &SuspendArgs) -> Result<Answer> {
     if limit > LONGEST {
         bail!("--for takes at most 24h: an opening must not be forgotten; suspend again when it is over");
     }
-    let Some(mut word) = Word::open(&args.pin_dir)? else {
-        eprintln!("nothing is enforced at {}: there is nothing to suspend", args.pin_dir.display());
+    let pin_dir = args.places.resolve_anyway()?.pin_dir;
+    let Some(mut word) = Word::open(&pin_dir)? else {
+        eprintln!("nothing is enforced at {}: there is nothing to suspend", pin_dir.display());
         return Ok(Answer::No);
     };
     word.suspend(limit)?;

@@ -160,7 +160,7 @@ fn folder_entries(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Cuts a stream at its `---` lines, which cannot stand inside a document (YAML 1.2, 9.1.2). Each part comes with
 /// the 1-based line on which it begins. One broken part then leaves the others readable.
-fn split(text: &str) -> Vec<(usize, &str)> {
+pub(crate) fn split(text: &str) -> Vec<(usize, &str)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut parts = Vec::new();
     let (mut start, mut start_line, mut at) = (0, 1, 0);
@@ -181,7 +181,7 @@ fn split(text: &str) -> Vec<(usize, &str)> {
 }
 
 /// The line of the first content: neither blank nor comment.
-fn content_line(first_line: usize, part: &str) -> usize {
+pub(crate) fn content_line(first_line: usize, part: &str) -> usize {
     let is_content = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
     first_line + part.lines().position(is_content).unwrap_or(0)
 }

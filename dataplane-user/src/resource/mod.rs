@@ -1,7 +1,7 @@
 //! From text to the validated domain: [`document`] reads files, [`object`] converts one document ([`fields`] collects
 //! every error on the way), [`store`] holds all objects and their last good versions.
 
-mod document;
+pub(crate) mod document;
 pub(crate) mod fields;
 mod kind;
 mod meta;

@@ -1,8 +1,15 @@
 //! Safety for the hand on the keyboard: changes that undo themselves, enforcement that can be suspended, and a look
 //! at what a change would cut before it is made.
 //!
-//! Reading order: `word` (what kernel and commands share) and what stands in its way on disk.
+//! Reading order: `word` (what kernel and commands share) → `journal` and `text` (the folder, changed as a whole and in
+//! its author's words) → `plan` → `trial` (`apply --confirm`) → `session` and `guard` (what a change would cut).
 
+pub mod guard;
+pub mod journal;
+pub mod plan;
+pub mod session;
+pub mod text;
+pub mod trial;
 pub mod word;
 
 use std::path::Path;
