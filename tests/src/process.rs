@@ -193,7 +193,11 @@ impl Agent {
 
     /// Waits for the next line `generation N in force`.
     pub fn next_generation(&mut self) -> Result<u64> {
-        let end = Instant::now() + PATIENCE;
+        self.next_generation_within(PATIENCE)
+    }
+
+    pub fn next_generation_within(&mut self, patience: Duration) -> Result<u64> {
+        let end = Instant::now() + patience;
         let mut seen = Vec::new();
         loop {
             match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -203,7 +207,7 @@ impl Agent {
                 },
                 Err(RecvTimeoutError::Timeout) => {
                     bail!(
-                        "no generation in force after {PATIENCE:?}; the agent said {seen:?}\n{}",
+                        "no generation in force after {patience:?}; the agent said {seen:?}\n{}",
                         self.log()
                     )
                 }

@@ -143,3 +143,153 @@ fn audit_counts_and_drops_nothing_until_an_agent_runs_without_it() {
         Ok(())
     });
 }
+
+const ALLOW: &str = "\
+# Open for a moment.
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: open}
+spec:
+  selector: role == 'node'
+  types: [Ingress]
+  ingress:
+  - {action: Allow, protocol: TCP, destination: {ports: [8080]}}  # the node's server
+";
+
+const NO_FAILSAFES: &str = "\
+apiVersion: projectcalico.org/v3
+kind: FelixConfiguration
+metadata: {name: default}
+spec: {failsafeInboundHostPorts: [], failsafeOutboundHostPorts: []}
+";
+
+impl Closed {
+    /// apply or delete, with or without an ssh connection of its operator.
+    fn change(&self, words: &[&str], operator: Option<&str>) -> Result<Output> {
+        let mut command = self.command(words)?;
+        command.arg("--policies").arg(self.folder.path()).arg("--state-dir").arg(self.home.state_dir());
+        match operator {
+            Some(connection) => command.env("SSH_CONNECTION", connection),
+            None => command.env_remove("SSH_CONNECTION").env_remove("SSH_CLIENT"),
+        };
+        Ok(command.output()?)
+    }
+
+    fn apply(&self, text: &str, more: &[&str]) -> Result<Output> {
+        let file = self.home.state_dir().join("apply.yaml");
+        std::fs::write(&file, text)?;
+        let words = [&["apply", "-f", file.to_str().unwrap_or_default()], more].concat();
+        self.change(&words, Some("203.0.113.7 51000 10.240.0.11 22"))
+    }
+
+    fn confirm(&self, more: &[&str]) -> Result<Output> {
+        let words =
+            [&["confirm", "--state-dir", self.home.state_dir().to_str().unwrap_or_default()], more].concat();
+        Ok(self.command(&words)?.output()?)
+    }
+
+    fn files(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(self.folder.path())? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.retain(|name| !name.starts_with('.'));
+        names.sort();
+        Ok(names)
+    }
+}
+
+#[test]
+fn what_nobody_confirms_is_undone_without_an_agent() {
+    run("what_nobody_confirms_is_undone_without_an_agent", || {
+        let node = Closed::new()?;
+        let (agent, _) = Agent::start(&node.lab.node, &node.folder, &node.home)?;
+        assert_eq!(node.ask()?, Got::Silence);
+        let applied = node.apply(ALLOW, &["--confirm", "4s"])?;
+        assert!(applied.status.success(), "{}\n{}", said(&applied), agent.log());
+        let start = Instant::now();
+        agent.kill_9()?;
+        assert_eq!(node.ask()?, answer(NODE_SAYS), "on trial");
+        assert!(node.status()?.contains("ON TRIAL: the last apply is undone in"), "{}", node.status()?);
+        let second = node.apply(ALLOW, &[])?;
+        assert_eq!(second.status.code(), Some(2), "no second one meanwhile: {}", said(&second));
+        node.wait_for(&Got::Silence, Duration::from_secs(9))?;
+        let took = start.elapsed();
+        assert!(took > Duration::from_secs(2) && took < Duration::from_secs(8), "{took:?}");
+        assert_eq!(node.files()?, ["endpoint.yaml", "globalnetworkpolicy-open.yaml"]);
+        assert!(node.status()?.contains("WENT BACK"), "{}", node.status()?);
+        let late = node.confirm(&[])?;
+        assert_eq!(late.status.code(), Some(1), "{}", said(&late));
+        assert!(said(&late).contains("too late"), "{}", said(&late));
+        // The next agent puts the folder back too, and goes on from there.
+        let (agent, _) = Agent::start(&node.lab.node, &node.folder, &node.home)?;
+        assert_eq!(node.files()?, ["endpoint.yaml"]);
+        assert_eq!(node.ask()?, Got::Silence, "{}", agent.log());
+        assert!(agent.log().contains("nobody confirmed it in time"), "{}", agent.log());
+        assert!(!node.status()?.contains("WENT BACK"), "{}", node.status()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn confirmed_it_stays_and_undone_it_goes_at_once() {
+    run("confirmed_it_stays_and_undone_it_goes_at_once", || {
+        let node = Closed::new()?;
+        let (mut agent, _) = Agent::start(&node.lab.node, &node.folder, &node.home)?;
+        let applied = node.apply(ALLOW, &["--confirm", "1h"])?;
+        assert!(applied.status.success(), "{}\n{}", said(&applied), agent.log());
+        assert_eq!(node.ask()?, answer(NODE_SAYS));
+        let undone = node.confirm(&["--undo"])?;
+        assert!(undone.status.success(), "{}", said(&undone));
+        assert_eq!(node.ask()?, Got::Silence, "{}", agent.log());
+        assert_eq!(node.files()?, ["endpoint.yaml"]);
+
+        let applied = node.apply(ALLOW, &["--confirm", "3s"])?;
+        assert!(applied.status.success(), "{}\n{}", said(&applied), agent.log());
+        let confirmed = node.confirm(&[])?;
+        assert!(confirmed.status.success(), "{}", said(&confirmed));
+        thread::sleep(Duration::from_millis(3500));
+        assert_eq!(node.ask()?, answer(NODE_SAYS), "{}", agent.log());
+        assert_eq!(std::fs::read_to_string(node.folder.path().join("globalnetworkpolicy-open.yaml"))?, ALLOW);
+        assert_eq!(node.confirm(&[])?.status.code(), Some(1), "nothing is on trial any more");
+
+        // An agent that lives puts the folder back by itself; a device that the trial let go is governed again.
+        while agent.next_generation_within(Duration::from_millis(700)).is_ok() {}
+        let deleted = node.change(&["delete", "hep/node1-eth0", "--confirm", "2s"], None)?;
+        assert!(deleted.status.success(), "{}\n{}", said(&deleted), agent.log());
+        assert_eq!(ask(&node.lab.outside, NODE, 9)?, Got::Refused, "nothing governs eth0");
+        agent.kill_9()?;
+        thread::sleep(Duration::from_secs(2));
+        assert_eq!(ask(&node.lab.outside, NODE, 9)?, Got::Silence, "the program is still on eth0");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_cuts_the_operator_is_refused() {
+    run("what_cuts_the_operator_is_refused", || {
+        let node = Closed::new()?;
+        let (mut agent, first) = Agent::start(&node.lab.node, &node.folder, &node.home)?;
+        let refused = node.apply(NO_FAILSAFES, &[])?;
+        assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+        for words in ["this cuts 203.0.113.7:51000 -> 10.240.0.11:22", "stage profile", "--force"] {
+            assert!(said(&refused).contains(words), "{words} is not in {}", said(&refused));
+        }
+        assert_eq!(node.files()?, ["endpoint.yaml"]);
+        // What saves the operator is that rule: it cannot go.
+        let ssh = ALLOW.replace("8080", "22").replace("{name: open}", "{name: ssh}");
+        let applied = node.apply(&format!("{ssh}---\n{NO_FAILSAFES}"), &[])?;
+        assert!(applied.status.success(), "{}", said(&applied));
+        assert!(agent.next_generation()? > first);
+        assert_eq!(ask(&node.lab.outside, NODE, 22)?, answer(tests::topology::SSH_SAYS));
+        let operator = Some("203.0.113.7 51000 10.240.0.11 22");
+        let refused = node.change(&["delete", "gnp/ssh"], operator)?;
+        assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+        let forced = node.change(&["delete", "gnp/ssh", "--force"], operator)?;
+        assert_eq!(forced.status.code(), Some(0), "{}", said(&forced));
+        assert!(said(&forced).contains("warning: this cuts 203.0.113.7:51000"), "{}", said(&forced));
+        agent.next_generation()?;
+        assert_eq!(ask(&node.lab.outside, NODE, 22)?, Got::Silence, "the forecast was right");
+        Ok(())
+    });
+}

@@ -350,6 +350,11 @@ impl Agent {
     /// The state file, and the line on stdout that people and tests wait for.
     fn publish(&mut self, snapshot: &Snapshot) {
         let state = State::new(self, snapshot);
+        // The state before the line: whoever waits for the line may read the state at once.
+        match state.write(&self.options.state_dir) {
+            Ok(()) => drop(self.trouble.remove("state")),
+            Err(e) => self.fails("state", &e),
+        }
         let line = state.headline();
         self.safety.shown = state.safety.headline();
         if line != self.shown {
@@ -358,10 +363,6 @@ impl Agent {
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
             supervisor::shows(&line);
             self.shown = line;
-        }
-        match state.write(&self.options.state_dir) {
-            Ok(()) => drop(self.trouble.remove("state")),
-            Err(e) => self.fails("state", &e),
         }
     }
 }

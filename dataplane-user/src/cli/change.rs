@@ -16,7 +16,7 @@ use crate::agent::state::State;
 use crate::compile::compile;
 use crate::config::Config;
 use crate::index::Snapshot;
-use crate::loader::attach::default_pin_dir;
+use crate::loader::pins::default_pin_dir;
 use crate::policy::{NodeView, World};
 use crate::safety::journal::Locked;
 use crate::safety::plan::{Plan, Step};
@@ -166,7 +166,8 @@ impl Change<'_> {
         let of_agent = || State::load(&self.config.state_dir).ok().map(|s| s.node);
         let known = self.args.node.clone().or_else(of_agent).or_else(|| self.config.node.clone());
         let node = known.map_or_else(hostname, Ok)?;
-        let view = live_view(&node).context("cannot look at this node, so not at what would be cut either")?;
+        let view =
+            live_view(&node).context("cannot look at this node, so not at what would be cut either")?;
         Ok(NodeView { settings: self.config.settings.clone(), ..view })
     }
 }

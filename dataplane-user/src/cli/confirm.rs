@@ -6,7 +6,6 @@ use clap::Args;
 use super::Answer;
 use super::output::print_lines;
 use super::settings::Places;
-use crate::loader::attach::default_pin_dir;
 use crate::safety::Word;
 use crate::safety::journal::Locked;
 use crate::safety::trial::{Trial, last, undone};
