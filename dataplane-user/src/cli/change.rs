@@ -16,7 +16,6 @@ use crate::agent::state::State;
 use crate::compile::compile;
 use crate::config::Config;
 use crate::index::Snapshot;
-use crate::loader::pins::default_pin_dir;
 use crate::policy::{NodeView, World};
 use crate::safety::journal::Locked;
 use crate::safety::plan::{Plan, Step};

@@ -21,7 +21,7 @@ pub struct ConfirmArgs {
 }
 
 pub fn run(args: &ConfirmArgs) -> Result<Answer> {
-    let config = args.places.resolve_anyway()?;
+    let config = args.places.resolve_by_agent()?;
     let folder = &config.policies;
     let locked = Locked::wait(folder)?;
     let (Some(trial), Some(mut word)) = (Trial::load(&locked)?, Word::open(&config.pin_dir)?) else {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::output::tell;
+use crate::agent::state::State;
 use crate::config::{self, Config, DEFAULT_CONFIG};
 
 /// Reads the named file, or the default one if it is there. A file with an error starts nothing and changes nothing:
@@ -48,6 +49,14 @@ impl Places {
     /// Settings, and over them what the command line says; paths are absolute.
     pub fn resolve(&self) -> Result<Config> {
         self.over(load(self.config.as_deref())?)
+    }
+
+    /// As [`Self::resolve_anyway`]; without a word of ours on the folder, that of the agent that ran here last.
+    pub fn resolve_by_agent(&self) -> Result<Config> {
+        let config = self.resolve_anyway()?;
+        let of_agent = || State::load(&config.state_dir).ok().map(|s| s.policies);
+        let policies = if self.policies.is_none() { of_agent() } else { None };
+        Ok(Config { policies: policies.unwrap_or(config.policies), ..config })
     }
 
     /// For what must work in an emergency: settings that cannot be read are told, and their defaults taken.
