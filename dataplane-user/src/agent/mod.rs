@@ -288,6 +288,10 @@ impl Agent {
 
     /// What is in force now is the last good state (D46).
     fn save(&mut self) {
+        // What may yet be undone is not good enough for the next boot.
+        if self.on_trial() {
+            return;
+        }
         let last = self.folder.last_good();
         if self.saved.as_ref() == Some(&last) {
             return;
