@@ -1,6 +1,7 @@
 //! Harness of what needs root: namespaces with real sockets and real DNAT ([`topology`]), the agent as a
 //! process ([`process`]), and clients that say what they got ([`probe`]). The tests and the demo share it.
 
+pub mod boot;
 pub mod bpffs;
 pub mod kube_proxy;
 pub mod netns;

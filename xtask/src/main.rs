@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that a newcomer types. Each command sets up what it needs, says what it does,
 //! and ends with an exit code that tells the truth.
 
+mod boot;
 mod cpio;
 mod demo;
 mod dist;

@@ -36,6 +36,9 @@ pub(crate) const VM_TOOLS: [Tool; 1] = [tool("qemu-system-x86_64", "qemu-system-
 pub(crate) const PACKAGE_TOOLS: [Tool; 3] =
     [tool("dpkg", "dpkg"), tool("busybox", "busybox-static"), tool("unshare", "util-linux")];
 
+/// For the VM that boots with a network.
+pub(crate) const BOOT_TOOLS: [Tool; 1] = [tool("busybox", "busybox-static")];
+
 pub(crate) fn missing(tools: &[Tool]) -> Vec<&'static str> {
     tools.iter().filter(|tool| !has_program(tool.program)).map(|tool| tool.package).collect()
 }

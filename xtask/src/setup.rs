@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    packages::{self, NAMESPACE_TOOLS, Release, VM_TOOLS},
+    packages::{self, NAMESPACE_TOOLS, PACKAGE_TOOLS, Release, VM_TOOLS},
     run::{self, cargo, command, printed, root, say, succeeds, target},
 };
 
@@ -27,6 +27,7 @@ pub(crate) fn everything() -> Result<()> {
     part("to build the kernel programs", kernel_build());
     part("namespace tests and demo", packages::install(&NAMESPACE_TOOLS));
     part("VM kernels", packages::install(&VM_TOOLS));
+    part("the package's test and the boot test", packages::install(&PACKAGE_TOOLS));
     if !problems.is_empty() {
         bail!("not everything is there:\n  {}", problems.join("\n  "));
     }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    dist,
+    boot, dist,
     packages::{self, NAMESPACE_TOOLS},
     report::{self, Done, Program, Watch},
     run::{self, cargo, command, is_root, printed, root, say, succeeds, target},
@@ -67,6 +67,11 @@ fn steps() -> Result<Vec<Step>> {
         Box::new(dist::step),
     ));
     steps.push(step("vm", "other kernels, in qemu", Box::new(|_| vm::step())));
+    steps.push(step(
+        "boot",
+        "a VM boots with a packet source waiting: with the floor and without",
+        Box::new(|_| boot::step()),
+    ));
     Ok(steps)
 }
 

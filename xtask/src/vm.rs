@@ -17,15 +17,15 @@ use crate::{
     test::{self, Outcome},
 };
 
-struct Kernel {
-    version: &'static str,
+pub(crate) struct Kernel {
+    pub(crate) version: &'static str,
     release: Release,
     /// Whether BPF_PROG_TEST_RUN takes an ingress device beside the device itself: what is forwarded cannot be
     /// simulated without it.
     test_run_forwards: bool,
 }
 
-const KERNELS: [Kernel; 2] = [
+pub(crate) const KERNELS: [Kernel; 2] = [
     Kernel {
         version: "5.10",
         release: Release { suites: &[("debian-security", "bullseye-security")] },
@@ -44,7 +44,7 @@ const MODULES: [&str; 3] = ["sch_ingress", "cls_bpf", "veth"];
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// Why a kernel was not tested.
-enum Missing {
+pub(crate) enum Missing {
     /// Nothing is wrong with us: no qemu, no mirror.
     Infrastructure(String),
     Failure(String),
@@ -72,6 +72,18 @@ pub(crate) fn step() -> Result<Outcome> {
     test_kernels(&KERNELS.iter().collect::<Vec<_>>())
 }
 
+/// What every VM needs; else why there can be none.
+pub(crate) fn unavailable() -> Option<String> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return Some("the VM tests know x86_64 only".into());
+    }
+    if let Err(error) = packages::install(&VM_TOOLS) {
+        return Some(format!("no qemu: {error:#}"));
+    }
+    (!has_program("dpkg") || !has_program("apt-get"))
+        .then(|| "the kernels come from Debian's packages, and there is no apt-get here".into())
+}
+
 fn chosen(options: &[&str]) -> Result<Vec<&'static Kernel>> {
     let mut wanted = Vec::new();
     let mut words = options.iter();
@@ -87,16 +99,8 @@ fn chosen(options: &[&str]) -> Result<Vec<&'static Kernel>> {
 }
 
 fn test_kernels(kernels: &[&Kernel]) -> Result<Outcome> {
-    if cfg!(not(target_arch = "x86_64")) {
-        return Ok(Outcome::Skipped("the VM tests know x86_64 only".into()));
-    }
-    if let Err(error) = packages::install(&VM_TOOLS) {
-        return Ok(Outcome::Skipped(format!("no qemu: {error:#}")));
-    }
-    if !has_program("dpkg") || !has_program("apt-get") {
-        return Ok(Outcome::Skipped(
-            "the kernels come from Debian's packages, and there is no apt-get here".into(),
-        ));
+    if let Some(why) = unavailable() {
+        return Ok(Outcome::Skipped(why));
     }
     let test = build_test()?;
     let (mut skipped, mut failed) = (Vec::new(), Vec::new());
@@ -116,12 +120,12 @@ fn test_kernels(kernels: &[&Kernel]) -> Result<Outcome> {
 }
 
 /// Static programs: the test (PID 1) and the agent.
-struct Test {
-    program: PathBuf,
-    agent: PathBuf,
+pub(crate) struct Test {
+    pub(crate) program: PathBuf,
+    pub(crate) agent: PathBuf,
 }
 
-fn build_test() -> Result<Test> {
+pub(crate) fn build_test() -> Result<Test> {
     say("building the static test program for the VMs");
     let mut build = cargo(Duration::from_secs(1200));
     build.args([
@@ -148,27 +152,32 @@ fn test_kernel(kernel: &Kernel, programs: &Test) -> Result<(), Missing> {
     let initramfs = vm_cache().join(kernel.version).join("initramfs.cpio");
     pack(kernel, &files, programs, &initramfs).map_err(failure)?;
     // A VM that ends without a word is qemu's or the machine's fault: once more, then it counts.
-    let mut console = boot(&files, &initramfs).map_err(failure)?;
+    let mut console = boot(&files, &initramfs, &[], "").map_err(failure)?;
     if result(&console).is_none() {
         say(&format!("kernel {}: the VM ended without a result; once more", kernel.version));
-        console = boot(&files, &initramfs).map_err(failure)?;
+        console = boot(&files, &initramfs, &[], "").map_err(failure)?;
     }
+    judge(kernel.version, &console)
+}
+
+/// Shows what a VM said, and what it means.
+pub(crate) fn judge(name: &str, console: &str) -> Result<(), Missing> {
     for line in console.lines() {
         // The firmware leaves control characters in front of the first line.
         if let Some(at) = line.find("VMTEST-") {
-            println!("{}: {}", kernel.version, line[at..].trim());
+            println!("{name}: {}", line[at..].trim());
         }
     }
-    match result(&console) {
+    match result(console) {
         Some("0") => Ok(()),
-        Some(_) => Err(Missing::Failure(after(&console, "VMTEST-ERROR"))),
+        Some(_) => Err(Missing::Failure(after(console, "VMTEST-ERROR"))),
         None => {
-            Err(Missing::Failure(format!("no result from the VM; its last words:\n{}", tail(&console, 30))))
+            Err(Missing::Failure(format!("no result from the VM; its last words:\n{}", tail(console, 30))))
         }
     }
 }
 
-fn result(console: &str) -> Option<&str> {
+pub(crate) fn result(console: &str) -> Option<&str> {
     console.lines().find_map(|line| line.trim().strip_prefix("VMTEST-RC="))
 }
 
@@ -184,14 +193,30 @@ fn tail(text: &str, count: usize) -> String {
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
-struct KernelFiles {
+pub(crate) struct KernelFiles {
     image: PathBuf,
+    /// `kernel` in the folder of modules.
+    tree: PathBuf,
     modules: Vec<PathBuf>,
+}
+
+impl KernelFiles {
+    /// More modules, by their path in the kernel's tree, in the order of their dependencies.
+    pub(crate) fn with(mut self, names: &[&str]) -> Result<Self> {
+        for name in names {
+            let path = self.tree.join(format!("{name}.ko"));
+            if !path.is_file() {
+                bail!("the kernel's package has no {}", path.display());
+            }
+            self.modules.push(path);
+        }
+        Ok(self)
+    }
 }
 
 /// Unpacks the newest cloud kernel of the release into the cache, or takes what is there. A new build of the same
 /// kernel is fetched when the folder is deleted.
-fn fetch(kernel: &Kernel) -> Result<KernelFiles> {
+pub(crate) fn fetch(kernel: &Kernel) -> Result<KernelFiles> {
     let folder = vm_cache().join(kernel.version);
     let unpacked = folder.join("kernel");
     if let Ok(files) = find(&unpacked) {
@@ -213,7 +238,7 @@ fn find(unpacked: &Path) -> Result<KernelFiles> {
     if let Some(missing) = modules.iter().find(|path| !path.is_file()) {
         bail!("the kernel's package has no {}", missing.display());
     }
-    Ok(KernelFiles { image, modules })
+    Ok(KernelFiles { image, tree: drivers, modules })
 }
 
 fn only_child(folder: &Path, prefix: &str) -> Result<PathBuf> {
@@ -226,25 +251,30 @@ fn only_child(folder: &Path, prefix: &str) -> Result<PathBuf> {
 }
 
 fn pack(kernel: &Kernel, files: &KernelFiles, programs: &Test, to: &Path) -> Result<()> {
-    let mut archive = Archive::default();
-    for folder in ["dev", "proc", "sys", "tmp", "run", "modules"] {
-        archive.folder(folder);
-    }
-    archive.console();
-    archive.file("init", 0o755, &fs::read(&programs.program)?);
-    archive.folder("bin");
-    archive.file("bin/portcullis", 0o755, &fs::read(&programs.agent)?);
+    let mut archive = base(files, programs)?;
     // Two sets, not all: under TCG every load of the programs takes seconds, and the packets' cases are judged by the
     // same code on every kernel. What differs is the verifier and the helpers.
     archive.folder("policies");
     for set in ["nodeport", "lab"] {
         pack_folder(&mut archive, kernel, &root().join("policies").join(set), &format!("policies/{set}"))?;
     }
+    fs::write(to, archive.finish()).with_context(|| format!("cannot write {}", to.display()))
+}
+
+/// What every VM needs: PID 1, the agent, the modules.
+pub(crate) fn base(files: &KernelFiles, programs: &Test) -> Result<Archive> {
+    let mut archive = Archive::default();
+    for folder in ["dev", "proc", "sys", "tmp", "run", "modules", "bin"] {
+        archive.folder(folder);
+    }
+    archive.console();
+    archive.file("init", 0o755, &fs::read(&programs.program)?);
+    archive.file("bin/portcullis", 0o755, &fs::read(&programs.agent)?);
     for (number, module) in files.modules.iter().enumerate() {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
         archive.file(&format!("modules/{number:02}-{name}"), 0o644, &fs::read(module)?);
     }
-    fs::write(to, archive.finish()).with_context(|| format!("cannot write {}", to.display()))
+    Ok(archive)
 }
 
 /// The scenarios with the manifests that they name. What this kernel cannot simulate is named, not hidden.
@@ -273,12 +303,19 @@ fn pack_folder(archive: &mut Archive, kernel: &Kernel, from: &Path, name: &str) 
 }
 
 /// TCG, not KVM: it works wherever qemu does, in a VM too, and a boot takes seconds.
-fn boot(files: &KernelFiles, initramfs: &Path) -> Result<String> {
+/// `devices`: more words for qemu. `environment`: of PID 1, as `NAME=value`.
+pub(crate) fn boot(
+    files: &KernelFiles,
+    initramfs: &Path,
+    devices: &[String],
+    environment: &str,
+) -> Result<String> {
     let mut qemu = command("qemu-system-x86_64", Duration::from_secs(400));
     qemu.args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "1024", "-nodefaults", "-no-user-config"]);
     qemu.args(["-nographic", "-serial", "stdio", "-no-reboot"]);
     qemu.arg("-kernel").arg(&files.image).arg("-initrd").arg(initramfs).current_dir(root());
-    qemu.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable random.trust_cpu=on"]);
+    let words = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable random.trust_cpu=on";
+    qemu.arg("-append").arg(format!("{words} {environment}")).args(devices);
     let output = qemu.output().context("qemu cannot be started")?;
     let mut console = String::from_utf8_lossy(&output.stdout).into_owned();
     console.push_str(&String::from_utf8_lossy(&output.stderr));

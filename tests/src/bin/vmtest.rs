@@ -57,6 +57,10 @@ fn test() -> Result<()> {
     setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).context("RLIMIT_MEMLOCK")?;
     fs::write("/proc/sys/kernel/bpf_stats_enabled", "1").context("bpf_stats_enabled")?;
     bring_up(DEVICE)?;
+    // The kernel hands words of its command line that it does not know to PID 1.
+    if let Ok(mode) = std::env::var("PC_BOOT") {
+        return tests::boot::run(&mode);
+    }
     let mut dataplane = load()?;
     attach(&mut dataplane)?;
     send_one_packet()?;
