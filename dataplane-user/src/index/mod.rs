@@ -75,8 +75,6 @@ pub struct Facts {
     pub lost: Vec<LostEndpoint>,
     /// Selectors of rules that match no address.
     pub empty_selectors: Vec<EmptySelector>,
-    /// Rules that an earlier rule covers wherever they stand.
-    pub shadowed: BTreeMap<RuleId, RuleId>,
     /// Policies that select no host endpoint that governs a device here.
     pub idle_policies: Vec<PolicyId>,
     /// Policies that select no host endpoint of any node (D43: "not for hosts").
@@ -97,6 +95,11 @@ pub struct EmptySelector {
 }
 
 impl Snapshot {
+    /// Rules that an earlier rule covers wherever they stand, each with one that covers it. Only when somebody asks:
+    /// rules are compared two by two.
+    pub fn shadowed(&self) -> BTreeMap<RuleId, RuleId> {
+        shadow::shadowed(&self.endpoints, &self.sets)
+    }
     /// Resolves the world for one node.
     pub fn build(world: &World, view: &NodeView) -> Self {
         let host_endpoints = auto::with_auto_endpoints(world, view);
@@ -111,7 +114,6 @@ impl Snapshot {
             workload: bindings.devices.iter().filter(|(_, d)| d.workload).map(|(n, _)| n.clone()).collect(),
             lost: bindings.lost.clone(),
             empty_selectors: resolved.empty_selectors,
-            shadowed: shadow::shadowed(&resolved.endpoints, &sets),
             idle_policies: resolved.idle,
             not_for_hosts: resolved.not_for_hosts,
             host_endpoints,

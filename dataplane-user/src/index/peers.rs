@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::sets::{SetId, Sets};
 use crate::policy::{HostEndpoint, Labels, NetworkSet, PeerSelector, Pod, Protocol, World, defaults};
+use crate::selector::Selector;
 
 /// The namespace that a pod or network set is in.
 const NAMESPACE_LABEL: &str = "projectcalico.org/namespace";
@@ -27,12 +28,23 @@ pub type NamedPorts = BTreeMap<(Protocol, u16), SetId>;
 /// Addresses behind each (protocol, port) of a Service.
 type Backends = BTreeMap<(Protocol, u16), Vec<IpNet>>;
 
+/// Positions of the peers that have one label key, ascending.
+#[derive(Default)]
+struct Holders {
+    all: Vec<u32>,
+    by_value: HashMap<String, Vec<u32>>,
+}
+
 /// All peers, and the sets that selectors made of them so far.
 pub struct Peers {
     peers: Vec<Peer>,
     sets: Sets,
-    /// Selectors seen. The key is the selector's own tree, not its text: prefixes were applied to the tree.
-    seen: HashMap<String, SetId>,
+    /// Selectors seen: the tree, not its text, because prefixes were applied to the tree; and whether `global()`.
+    seen: HashMap<(bool, Selector), SetId>,
+    /// Label key → who has it. Made at the first question about a key: few keys are asked for, and peers are many.
+    by_key: HashMap<String, Holders>,
+    /// Name of a port → who exposes it.
+    by_port: HashMap<String, Vec<u32>>,
     /// (namespace, name) → backends per (protocol, port).
     services: BTreeMap<(String, String), Backends>,
     service_addresses: BTreeMap<(String, String), Vec<IpNet>>,
@@ -43,8 +55,11 @@ impl Peers {
     pub fn new(world: &World, host_endpoints: &BTreeMap<String, HostEndpoint>) -> Self {
         let mut peers = Vec::new();
         // Host-networked pods have no endpoint of their own; addresses of ended pods are free again (§2).
+        let mut inherited: HashMap<(&str, &str), Labels> = HashMap::new();
         for pod in world.pods.values().filter(|p| !p.host_network && !p.terminated) {
-            peers.push(pod_peer(pod, world));
+            let key = (pod.namespace.as_str(), pod.service_account.as_str());
+            let inherited = inherited.entry(key).or_insert_with(|| inherited_by_pods(key.0, key.1, world));
+            peers.push(pod_peer(pod, inherited));
         }
         for hep in host_endpoints.values() {
             let nets = hep.expected_ips.iter().map(|ip| IpNet::from(*ip)).collect();
@@ -67,9 +82,16 @@ impl Peers {
             peers,
             sets: Sets::default(),
             seen: HashMap::new(),
+            by_key: HashMap::new(),
+            by_port: HashMap::new(),
             services: BTreeMap::new(),
             service_addresses: BTreeMap::new(),
         };
+        for (at, peer) in this.peers.iter().enumerate() {
+            for (name, _, _) in &peer.ports {
+                this.by_port.entry(name.clone()).or_default().push(at as u32);
+            }
+        }
         this.read_services(world);
         this
     }
@@ -87,20 +109,44 @@ impl Peers {
     }
     /// The addresses that a selector matches.
     pub fn selected(&mut self, selector: &PeerSelector) -> SetId {
-        let key = format!("{}{:?}", selector.global_only, selector.selector);
+        let key = (selector.global_only, selector.selector.clone());
         if let Some(&set) = self.seen.get(&key) {
             return set;
         }
-        let matching = self.peers.iter().filter(|p| p.is_selected(selector));
+        let candidates = self.candidates(&selector.selector);
+        let peers: Box<dyn Iterator<Item = &Peer>> = match &candidates {
+            Some(positions) => Box::new(positions.iter().map(|at| &self.peers[*at as usize])),
+            None => Box::new(self.peers.iter()),
+        };
+        let matching = peers.filter(|p| p.is_selected(selector));
         let nets = matching.flat_map(|p| p.nets.iter().copied()).collect();
         let set = self.sets.intern(nets);
         self.seen.insert(key, set);
         set
     }
+    /// Positions of those whom the selector may match; `None`: of all.
+    fn candidates(&mut self, selector: &Selector) -> Option<Vec<u32>> {
+        let (key, values) = selector.narrowing()?;
+        if !self.by_key.contains_key(key) {
+            let mut holders = Holders::default();
+            for (at, peer) in self.peers.iter().enumerate() {
+                if let Some(value) = peer.labels.get(key) {
+                    holders.all.push(at as u32);
+                    holders.by_value.entry(value.clone()).or_default().push(at as u32);
+                }
+            }
+            self.by_key.insert(key.to_owned(), holders);
+        }
+        let holders = &self.by_key[key];
+        let Some(values) = values else { return Some(holders.all.clone()) };
+        let found = values.iter().filter_map(|value| holders.by_value.get(*value));
+        Some(found.flatten().copied().collect())
+    }
     /// Who of the selected peers exposes a port of this name.
     pub fn named_port(&mut self, name: &str, selector: Option<&PeerSelector>) -> NamedPorts {
         let mut found: BTreeMap<(Protocol, u16), Vec<IpNet>> = BTreeMap::new();
-        for peer in self.peers.iter().filter(|p| selector.is_none_or(|s| p.is_selected(s))) {
+        let exposing = self.by_port.get(name).into_iter().flatten().map(|at| &self.peers[*at as usize]);
+        for peer in exposing.filter(|p| selector.is_none_or(|s| p.is_selected(s))) {
             for (_, protocol, port) in peer.ports.iter().filter(|(n, _, _)| n == name) {
                 found.entry((*protocol, *port)).or_default().extend(peer.nets.iter().copied());
             }
@@ -143,16 +189,25 @@ impl Peer {
 
 /// Labels of a pod, as selectors see them (§2).
 pub fn pod_labels(pod: &Pod, world: &World) -> Labels {
-    let mut inherited = namespace_labels(&pod.namespace, world);
-    let account = &pod.service_account;
-    let key = (pod.namespace.clone(), account.clone());
+    with_own(pod, &inherited_by_pods(&pod.namespace, &pod.service_account, world))
+}
+
+/// What the pods of a namespace and service account inherit.
+fn inherited_by_pods(namespace: &str, account: &str, world: &World) -> Labels {
+    let mut inherited = namespace_labels(namespace, world);
+    let key = (namespace.to_owned(), account.to_owned());
     for (k, v) in world.service_accounts.get(&key).map(|a| &a.labels).into_iter().flatten() {
         inherited.insert(format!("pcsa.{k}"), v.clone());
     }
     if !account.is_empty() {
-        inherited.insert("pcsa.projectcalico.org/name".to_owned(), account.clone());
+        inherited.insert("pcsa.projectcalico.org/name".to_owned(), account.to_owned());
     }
-    let mut labels = with_inherited(&pod.labels, &inherited);
+    inherited
+}
+
+fn with_own(pod: &Pod, inherited: &Labels) -> Labels {
+    let account = &pod.service_account;
+    let mut labels = with_inherited(&pod.labels, inherited);
     // These say where the pod really is; its own labels cannot.
     labels.insert(NAMESPACE_LABEL.to_owned(), pod.namespace.clone());
     labels.insert("projectcalico.org/orchestrator".to_owned(), "k8s".to_owned());
@@ -162,8 +217,8 @@ pub fn pod_labels(pod: &Pod, world: &World) -> Labels {
     labels
 }
 
-fn pod_peer(pod: &Pod, world: &World) -> Peer {
-    let labels = pod_labels(pod, world);
+fn pod_peer(pod: &Pod, inherited: &Labels) -> Peer {
+    let labels = with_own(pod, inherited);
     let ports = pod.ports.iter().filter_map(|p| Some((p.name.clone()?, p.protocol, p.port))).collect();
     let nets = pod.ips.iter().map(|ip: &IpAddr| IpNet::from(*ip)).collect();
     Peer { labels, nets, global: false, ports }

@@ -109,10 +109,14 @@ fn icmp_within(inner: Icmp, outer: Icmp) -> bool {
 }
 
 fn side_covers(earlier: &Side, rule: &Side, subsets: &mut Subsets<'_>) -> bool {
+    // What costs least first.
+    if !ports_cover(&earlier.ports, &rule.ports, subsets) {
+        return false;
+    }
     let within =
         earlier.all_of.iter().all(|outer| rule.all_of.iter().any(|inner| subsets.holds(*inner, *outer)));
     let without = earlier.none_of.iter().all(|e| rule.none_of.iter().any(|r| subsets.holds(*e, *r)));
-    within && without && ports_cover(&earlier.ports, &rule.ports, subsets)
+    within && without
 }
 
 fn ports_cover(earlier: &PortMatch, rule: &PortMatch, subsets: &mut Subsets<'_>) -> bool {

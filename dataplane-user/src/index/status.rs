@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::Snapshot;
 use super::lists::PolicyId;
+use super::{RuleId, Snapshot};
 use crate::policy::{PeerSelector, Policy, Problem, Rule, World};
 use crate::resource::{Kind, Object, ObjectKey, Store, StoredObject};
 use crate::selector::Selector;
@@ -114,6 +114,7 @@ struct Context<'a> {
     policies: BTreeMap<PolicyId, BTreeMap<String, BTreeSet<String>>>,
     /// Selectors of rules → the rules that have them.
     selectors: BTreeMap<(bool, Selector), BTreeSet<String>>,
+    shadowed: BTreeMap<RuleId, RuleId>,
 }
 
 impl<'a> Context<'a> {
@@ -134,7 +135,7 @@ impl<'a> Context<'a> {
                 selectors.entry(key).or_default().insert(PolicyId::of(policy).to_string());
             }
         }
-        Self { world: store.world(), snapshot, policies, selectors }
+        Self { world: store.world(), snapshot, policies, selectors, shadowed: snapshot.shadowed() }
     }
 
     fn describe(&self, stored: &StoredObject, status: &mut ObjectStatus) {
@@ -193,7 +194,7 @@ impl<'a> Context<'a> {
             let why = format!("matches nothing: no address is behind {:?}", empty.text);
             status.dead.push(Dead { path: empty.path.clone(), why });
         }
-        for (rule, by) in facts.shadowed.iter().filter(|(rule, _)| rule.policy == id) {
+        for (rule, by) in self.shadowed.iter().filter(|(rule, _)| rule.policy == id) {
             status
                 .dead
                 .push(Dead { path: rule.path(), why: format!("shadowed by {by}, which takes all of it") });

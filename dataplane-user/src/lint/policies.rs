@@ -192,8 +192,8 @@ fn selector_at<'a>(policy: &'a Policy, path: &str) -> Option<&'a PeerSelector> {
 /// L13 and L16.
 fn shadowed(world: &World, snapshot: &Snapshot, found: &mut Found) {
     let policy = |id: &PolicyId| world.policies.values().find(|p| PolicyId::of(p) == *id);
-    let mut unordered: BTreeSet<&PolicyId> = BTreeSet::new();
-    for (rule, by) in &snapshot.facts.shadowed {
+    let mut unordered: BTreeSet<PolicyId> = BTreeSet::new();
+    for (rule, by) in &snapshot.shadowed() {
         let (Some(late), Some(early)) = (policy(&rule.policy), policy(&by.policy)) else { continue };
         let action = |p: &Policy, id: &crate::index::RuleId| {
             let rules = if id.direction == "ingress" { &p.ingress } else { &p.egress };
@@ -202,7 +202,7 @@ fn shadowed(world: &World, snapshot: &Snapshot, found: &mut Found) {
         let (what, by_what) = (action(late, rule), action(early, by));
         let by_order = late.order.0.is_none() && early.order.0.is_some();
         if by_order && what == Some(Action::Allow) && by_what == Some(Action::Deny) {
-            if unordered.insert(&rule.policy) {
+            if unordered.insert(rule.policy.clone()) {
                 found.add(
                     Code::UnorderedAllow,
                     &rule.policy,

@@ -49,6 +49,25 @@ impl Node {
         }
     }
 
+    /// See [`super::Selector::narrowing`].
+    pub(super) fn narrowing(&self) -> Option<(&str, Option<Vec<&str>>)> {
+        match self {
+            Self::Equals(key, value) => Some((key, Some(vec![value]))),
+            Self::In(key, values) => Some((key, Some(values.iter().map(String::as_str).collect()))),
+            Self::Has(key) | Self::Contains(key, _) | Self::StartsWith(key, _) | Self::EndsWith(key, _) => {
+                Some((key, None))
+            }
+            // Any part narrows; one with values narrows most.
+            Self::And(nodes) => {
+                let parts = nodes.iter().filter_map(Self::narrowing);
+                parts.min_by_key(|(_, values)| values.as_ref().map_or(usize::MAX, Vec::len))
+            }
+            Self::All | Self::Global | Self::NotEquals(..) | Self::NotIn(..) | Self::Not(_) | Self::Or(_) => {
+                None
+            }
+        }
+    }
+
     /// The label key of a comparison.
     pub(super) fn key(&self) -> Option<&str> {
         match self {

@@ -94,6 +94,11 @@ impl Selector {
     pub fn is_global(&self) -> bool {
         self.root == Node::Global
     }
+    /// A label that whoever it matches must have, and the values that it may have there (`None`: any): what an index
+    /// over labels can look up. `None`: it may match somebody without labels.
+    pub fn narrowing(&self) -> Option<(&str, Option<Vec<&str>>)> {
+        self.root.narrowing()
+    }
     /// Does it speak of a label whose key begins so?
     pub fn mentions_keys_with(&self, prefix: &str) -> bool {
         self.root.any(&|node| node.key().is_some_and(|key| key.starts_with(prefix)))

@@ -187,3 +187,21 @@ proptest! {
         let _ = Selector::parse(&text).map_err(|e| e.to_string());
     }
 }
+
+#[test]
+fn whoever_is_matched_has_the_label_that_narrows() {
+    let narrowing = |text: &str| {
+        let selector = Selector::parse(text).unwrap();
+        selector.narrowing().map(|(key, values)| (key.to_owned(), values.map(|v| v.join(","))))
+    };
+    let some = |key: &str, values: Option<&str>| Some((key.to_owned(), values.map(str::to_owned)));
+    assert_eq!(narrowing("has(a) && b in {'x', 'y'} && c == 'z'"), some("c", Some("z")));
+    assert_eq!(narrowing("has(a) && !has(b)"), some("a", None));
+    assert_eq!(narrowing("a starts with 'x'"), some("a", None));
+    assert_eq!(narrowing("a in {}"), some("a", Some("")));
+    for text in
+        ["a != 'x'", "a not in {'x'}", "!has(a)", "all()", "a == 'x' || b == 'y'", "!(a == 'x' && b == 'y')"]
+    {
+        assert_eq!(narrowing(text), None, "{text}");
+    }
+}
