@@ -98,8 +98,10 @@ pub mod settings_flag {
     pub const SPORT: u32 = 1 << 2;
     /// `pc_infra` has entries (D39).
     pub const INFRA: u32 = 1 << 3;
-    /// Some address is a frontend (D3).
+    /// Some address is a frontend, or there are ranges of node ports (D3).
     pub const FRONTENDS: u32 = 1 << 4;
+    /// Some endpoint has an untracked list (D41).
+    pub const UNTRACKED: u32 = 1 << 5;
 }
 
 /// Inclusive, host order.
@@ -227,12 +229,14 @@ pub enum RuleAction {
 pub mod rule_flag {
     /// The end of a tier, not a rule that somebody wrote.
     pub const TIER_END: u8 = 1 << 0;
-    /// Flows that this rule admits are judged again in a newer epoch (D15).
+    /// Its policy says `recheck`: flows that it admits are judged again in a newer epoch (D15).
     pub const RECHECK: u8 = 1 << 1;
     /// Belongs to a staged policy: counted, never decides.
     pub const STAGED: u8 = 1 << 2;
     /// A helper of the rule behind it, which it jumps over: no hit of that rule.
     pub const UNCOUNTED: u8 = 1 << 3;
+    /// Its policy says `keep`: flows that it admits are never judged again (D15).
+    pub const KEEP: u8 = 1 << 4;
 }
 
 /// One compiled rule.
@@ -267,6 +271,10 @@ pub mod own_flag {
     pub const BROADCAST: u32 = 1 << 1;
     /// In `nodePortAddresses`: node ports are frontends here.
     pub const NODE_PORTS: u32 = 1 << 2;
+    /// In a range of pods, Services or nodes (D27).
+    pub const INTERNAL: u32 = 1 << 3;
+    /// A Service's own address: nobody sends from it (D27).
+    pub const SERVICE: u32 = 1 << 4;
 }
 
 /// LPM key of `pc_port_class`: 8 bits protocol, 8 bits side, 16 bits port. A prefix of 16 bits stands for "this
@@ -362,6 +370,43 @@ pub struct RuleHits {
     pub bytes: u64,
     /// Kernel clock of the last of them, ns: the latest CPU's counts.
     pub last_seen_ns: u64,
+}
+
+/// What happens to flow tables, entries of `pc_flow_events` (D18): per CPU, a u64 each.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum FlowEvent {
+    /// A flow that a reply confirmed found the confirmed table full, and stays where it is.
+    ConfirmedFull = 0,
+    /// An unconfirmed flow made room for another.
+    UnconfirmedGone = 1,
+    /// An unconfirmed flow of a failsafe made room for another.
+    FailsafeGone = 2,
+    /// A new flow found no room at all: its packet passed, its answer may be refused.
+    NotRecorded = 3,
+    /// A record of a fragmented datagram made room for another (D36).
+    FragmentGone = 4,
+}
+
+impl FlowEvent {
+    /// Every event, by number.
+    pub const ALL: [Self; 5] = [
+        Self::ConfirmedFull,
+        Self::UnconfirmedGone,
+        Self::FailsafeGone,
+        Self::NotRecorded,
+        Self::FragmentGone,
+    ];
+    /// As metrics write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ConfirmedFull => "confirmed_full",
+            Self::UnconfirmedGone => "unconfirmed_evicted",
+            Self::FailsafeGone => "failsafe_evicted",
+            Self::NotRecorded => "not_recorded",
+            Self::FragmentGone => "fragment_evicted",
+        }
+    }
 }
 
 /// Key of `pc_ethertypes` (D20): packets that are not IP, on governed devices.
@@ -492,8 +537,6 @@ pub struct Facts {
     pub locally_sent: u8,
     /// 1: came in through a device, seen at egress.
     pub from_device: u8,
-    /// 0: the destination is no frontend; 1: service; 2: a service whose endpoints are all local (D3).
-    pub frontend: u8,
     /// 1: grace: anything may begin a flow (D17).
     pub grace: u8,
     /// 1: this packet may have a flow, `key` is its key.
@@ -514,6 +557,16 @@ pub struct Facts {
     pub rule_flags: u8,
     /// `hook` of the packet while `recheck` borrows the field.
     pub saved_hook: u8,
+    /// `from_device` of the packet while `recheck` borrows the field.
+    pub saved_from_device: u8,
+    /// TCP flags of the packet while `recheck` borrows the field.
+    pub saved_tcp_flags: u8,
+    /// ICMP type of the packet while `recheck` borrows the field.
+    pub saved_icmp_type: u8,
+    /// 1: the flow took the packet for a reply, while `recheck` runs.
+    pub saved_is_reply: u8,
+    /// 1: the datagram of this fragment has a record.
+    pub fragment_known: u8,
     /// Always zero.
     pub pad: u8,
     /// [`RuleEntry::identity`] of the rule that decided.
@@ -552,8 +605,8 @@ pub struct Scratch {
     pub event_lost: u32,
     /// 1: what is denied passes ([`Control::spares`]).
     pub spares: u32,
-    /// Always zero.
-    pub spare: u32,
+    /// Bytes in front of the network header.
+    pub link_layer: u32,
 }
 
 #[cfg(test)]

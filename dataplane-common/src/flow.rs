@@ -4,7 +4,7 @@ use crate::addr::Addr;
 
 /// Canonical key: the smaller (address, port) end first, so that both directions find one entry in one lookup.
 /// The entry says which end began. Never the device: routes may be asymmetric.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct FlowKey {
     /// Smaller end.
@@ -39,11 +39,18 @@ pub mod flow_flag {
     pub const ADOPTED: u8 = 1 << 3;
     /// Began in grace, with something other than a SYN (D17).
     pub const GRACE: u8 = 1 << 4;
-    /// Judged again in a newer epoch (D15).
+    /// The policy that admitted it says `recheck` (D15).
     pub const RECHECK: u8 = 1 << 5;
-    /// Its first packet had come in through a device: forwarded, whatever its source (D4).
-    pub const FORWARDED: u8 = 1 << 6;
+    /// The policy that admitted it says `keep` (D15). Neither: the node's setting counts.
+    pub const KEEP: u8 = 1 << 6;
+    /// Its first packet had come in through a device (D4).
+    pub const FROM_DEVICE: u8 = 1 << 7;
 }
+
+/// [`FlowEntry::pending`]: a SYN of the original direction waits.
+pub const PENDING_ORIGINAL: u8 = 1;
+/// [`FlowEntry::pending`]: a SYN of the reply direction waits.
+pub const PENDING_REPLY: u8 = 2;
 
 /// TCP state of one direction; other protocols use `Established` once seen.
 #[repr(u8)]
@@ -98,7 +105,7 @@ pub struct FlowEntry {
     pub state_original: u8,
     /// [`TcpState`] of the reply direction.
     pub state_reply: u8,
-    /// A later SYN waits for its answer: 1, from the original direction; 2, from the reply direction.
+    /// A later SYN waits for its answer: [`PENDING_ORIGINAL`] or [`PENDING_REPLY`], 0: none.
     pub pending: u8,
     /// Hook bits that admitted the SYN in `pending`.
     pub pending_hooks: u8,
@@ -106,15 +113,25 @@ pub struct FlowEntry {
     pub syn_payload: u16,
     /// The same for the SYN in `pending`.
     pub pending_payload: u16,
+    /// [`crate::abi::Hook`] that judged the SYN in `pending`.
+    pub pending_hook: u8,
+    /// 1: the SYN in `pending` had come in through a device.
+    pub pending_from_device: u8,
     /// Always zero.
-    pub pad: u32,
-    /// Room for D18 shares and NAT tuples of adopted flows.
+    pub pad: [u8; 2],
+    /// Device that judged the SYN in `pending`, ifindex.
+    pub pending_device: u32,
+    /// Room for NAT tuples of adopted flows.
     pub spare: [u64; 3],
 }
 
+const _: () = assert!(size_of::<FlowEntry>() == 96, "no hidden padding");
+const _: () = assert!(size_of::<FlowKey>() == 48, "no hidden padding, and six words for `room`");
+const _: () = assert!(size_of::<FragmentKey>() == 48, "no hidden padding, and six words for `room`");
+
 /// Key of a fragmented datagram, device-independent (D36). `protocol` is 0 for IPv6. The hook is part of it: what
 /// ingress admitted must still meet the list of egress.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct FragmentKey {
     /// Source.

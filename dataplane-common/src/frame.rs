@@ -13,6 +13,8 @@ pub trait Frame {
     fn vlan_tag(&self) -> Option<u16>;
     /// `gso_size`: 0 unless this is a super-packet.
     fn gso_size(&self) -> u32;
+    /// Packets on the wire that a super-packet stands for; 0 or 1 for any other.
+    fn segments(&self) -> u16;
     /// Bytes from the network header to the end of the packet.
     fn network_len(&self) -> u32;
     /// Packet type LOOPBACK: the kernel's own multicast, looped back to it (D29).

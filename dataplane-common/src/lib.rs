@@ -22,6 +22,7 @@ pub mod tables;
 pub mod verdict;
 
 pub mod flow;
+pub mod room;
 
 pub mod abi;
 pub mod decide;

@@ -26,6 +26,8 @@ pub const MAX_PORT_PREFIXES: u32 = 1 << 17;
 pub const MAX_ROW_WORDS: u32 = 1 << 25;
 /// Own addresses, broadcast addresses included.
 pub const MAX_OWN_ADDRESSES: u32 = 1 << 14;
+/// Addresses and ranges of pods, Services and nodes (D27).
+pub const MAX_INTERNAL_RANGES: u32 = 1 << 18;
 /// Service frontends (D3).
 pub const MAX_FRONTENDS: u32 = 1 << 18;
 /// Failsafe entries, both directions.
@@ -38,7 +40,8 @@ pub const MAX_NODE_PORT_RANGES: usize = 4;
 pub const GENERATION_SLOTS: u32 = 4;
 /// Confirmed flows.
 pub const MAX_FLOWS_CONFIRMED: u32 = 1 << 18;
-/// Unconfirmed flows (half-open, one-way): a flood evicts only these.
+/// Unconfirmed flows (half-open, one-way): a flood evicts only these. `pc_rooms` has places for three quarters of them
+/// ([`crate::room::SETS`]), so this table is never full by itself.
 pub const MAX_FLOWS_UNCONFIRMED: u32 = 1 << 16;
 /// Flows that a failsafe admitted, with room of their own (D18).
 pub const MAX_FLOWS_FAILSAFE: u32 = 1 << 14;
@@ -64,4 +67,11 @@ pub const MAX_EXTENSION_BYTES: u32 = 256;
 pub const MAX_IPV4_OPTIONS: u32 = 40;
 
 const _: () = assert!(MAX_WORDS_PER_LIST <= 64, "the summary of a row is one 64-bit word");
+const _: () = {
+    use crate::room::{SETS, WAYS};
+    let ways = WAYS as u32;
+    assert!((SETS[0] + SETS[1]) * ways < MAX_FLOWS_UNCONFIRMED, "rooms give way before the table does");
+    assert!((SETS[2] + SETS[3]) * ways < MAX_FLOWS_FAILSAFE, "rooms give way before the table does");
+    assert!(SETS[4] * ways < MAX_FRAGMENTS, "rooms give way before the table does");
+};
 const _: () = assert!(GENERATION_SLOTS.is_power_of_two());

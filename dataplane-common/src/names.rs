@@ -40,6 +40,14 @@ pub const MAP_FLOWS: &str = "pc_flows";
 pub const MAP_FLOWS_NEW: &str = "pc_flows_new";
 /// Flows of failsafes, LRU.
 pub const MAP_FLOWS_SAFE: &str = "pc_flows_safe";
+/// Who holds a place among unconfirmed flows and fragments: array of [`crate::room::Set`] (D18).
+pub const MAP_ROOMS: &str = "pc_rooms";
+/// Per CPU array of u64, [`crate::abi::FlowEvent`].
+pub const MAP_FLOW_EVENTS: &str = "pc_flow_events";
+/// Secret of the hash that picks a flow's place; set at load.
+pub const GLOBAL_SEED: &str = "PC_SEED";
+/// 1: the kernel has the coarse clock (5.11); set at load.
+pub const GLOBAL_COARSE: &str = "PC_COARSE";
 /// First-fragment records, LRU: [`crate::flow::FragmentKey`] → [`crate::flow::FragmentEntry`].
 pub const MAP_FRAGMENTS: &str = "pc_fragments";
 /// Per CPU, [`crate::abi::counter_index`] → [`crate::abi::Counter`].

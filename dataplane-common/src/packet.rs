@@ -129,8 +129,10 @@ pub struct Packet {
     pub inner_icmp_type: u8,
     /// Ethertype behind tags of VID 0, host order; below 0x600: an 802.2 frame.
     pub ethertype: u16,
-    /// IPv4: the protocol as the header itself says, before AH is skipped. Fragments are told apart by it (D36).
+    /// What one super-packet (GRO, GSO) stands for: packets on the wire, at least 1.
+    pub segments: u16,
+    /// IPv4: the protocol that the header itself names; fragments are told apart by it (D36).
     pub header_protocol: u8,
     /// Always zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 5],
 }

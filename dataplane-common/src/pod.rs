@@ -1,6 +1,6 @@
 //! The only `unsafe` of this crate: the promise to aya that the map types are plain bytes.
 
-use crate::{abi, addr, flow, packet, verdict};
+use crate::{abi, addr, flow, packet, room, verdict};
 
 macro_rules! pod {
     ($($t:ty),* $(,)?) => {
@@ -37,6 +37,9 @@ pod!(
     flow::FlowEntry,
     flow::FragmentKey,
     flow::FragmentEntry,
+    room::Holder,
+    room::Place,
+    room::Set,
 );
 
 /// Reads an event as the ring buffer hands it out. `None`: another length, or a number that is none of ours (an

@@ -1,6 +1,6 @@
 //! The seam: what the decision asks of its tables. The kernel answers from BPF maps, tests from vectors.
 
-use crate::abi::{DeviceEntry, ListEntry, ListKind, PortKey, PortRange, RuleEntry, Scratch};
+use crate::abi::{DeviceEntry, FlowEvent, ListEntry, ListKind, PortKey, PortRange, RuleEntry, Scratch};
 use crate::addr::Addr;
 use crate::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use crate::packet::Packet;
@@ -21,6 +21,32 @@ pub enum FlowTable {
 impl FlowTable {
     /// In the order of lookup.
     pub const ALL: [Self; 3] = [Self::Confirmed, Self::Unconfirmed, Self::Failsafe];
+}
+
+/// Where a new flow competes for place (D18): a flood from outside takes none from flows that begin here, and neither
+/// takes any from flows of failsafes.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// First seen at ingress.
+    FromOutside = 0,
+    /// First seen at egress: of local processes, and of pods whose devices carry no program.
+    FromInside = 1,
+    /// A failsafe's, at ingress.
+    FailsafeInbound = 2,
+    /// A failsafe's, at egress.
+    FailsafeOutbound = 3,
+}
+
+impl Room {
+    /// Table of such flows.
+    #[inline(always)]
+    pub const fn table(self) -> FlowTable {
+        match self {
+            Self::FromOutside | Self::FromInside => FlowTable::Unconfirmed,
+            Self::FailsafeInbound | Self::FailsafeOutbound => FlowTable::Failsafe,
+        }
+    }
 }
 
 /// What the whole node has in common while one packet is judged, read once (D23).
@@ -58,8 +84,8 @@ pub trait Tables {
     fn infra(&self, peer: &Addr, protocol: u8, port: u16) -> bool;
     /// Whether the kernel's own routing would forward this packet (D3).
     fn would_forward(&self, packet: &Packet) -> bool;
-    /// D27: whether the source routes to another device than this.
-    fn spoofed(&self, packet: &Packet) -> bool;
+    /// D27: whether the kernel would answer the source by another device than this, or not at all.
+    fn lives_elsewhere(&self, packet: &Packet) -> bool;
     /// Class of an address; 0: in no set.
     fn addr_class(&self, addr: &Addr) -> u32;
     /// Class of a port; 0: no port rule.
@@ -71,13 +97,23 @@ pub trait Tables {
 
     /// Copies a flow into `out`; false if there is none.
     fn flow(&self, table: FlowTable, key: &FlowKey, out: &mut FlowEntry) -> bool;
+    /// Writes a new flow. In its room there is always place: if need be, the oldest flow of the source that holds most
+    /// of the neighbours goes (D18).
+    fn flow_begin(&self, room: Room, source: &Addr, key: &FlowKey, entry: &FlowEntry);
     /// Writes a flow; false if there is no room.
     fn flow_put(&self, table: FlowTable, key: &FlowKey, entry: &FlowEntry) -> bool;
+    /// Writes what a packet of an established flow changes, into the entry that [`Tables::flow`] found last: its time,
+    /// hooks and epoch, and the state and numbers of its direction.
+    fn flow_touch(&self, table: FlowTable, key: &FlowKey, entry: &FlowEntry, original: bool);
+    /// Counts what happens to the flow tables.
+    fn flow_event(&self, event: FlowEvent);
     /// Removes a flow.
     fn flow_remove(&self, table: FlowTable, key: &FlowKey);
     /// Copies a fragment record into `out`; false if there is none.
     fn fragment(&self, key: &FragmentKey, out: &mut FragmentEntry) -> bool;
-    /// Writes a fragment record.
+    /// Writes the record of a datagram that has none. Makes room like [`Tables::flow_begin`].
+    fn fragment_begin(&self, source: &Addr, key: &FragmentKey, entry: &FragmentEntry);
+    /// Writes a fragment record again.
     fn fragment_put(&self, key: &FragmentKey, entry: &FragmentEntry);
 }
 

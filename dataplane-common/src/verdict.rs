@@ -35,6 +35,8 @@ macro_rules! stages {
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
             /// As scenarios, events and metrics write it.
             pub const fn name(self) -> &'static str { match self { $(Self::$variant => $name,)* } }
+            /// One sentence for people.
+            pub const fn doc(self) -> &'static str { match self { $(Self::$variant => concat!($($doc),*),)* } }
             /// Back from the number in an event or a map.
             pub const fn from_number(n: u8) -> Option<Self> { match n { $($value => Some(Self::$variant),)* _ => None } }
         }

@@ -52,6 +52,10 @@ impl Frame for Skb {
         Skb::gso_size(*self)
     }
     #[inline(always)]
+    fn segments(&self) -> u16 {
+        self.gso_segs() as u16
+    }
+    #[inline(always)]
     fn network_len(&self) -> u32 {
         Skb::network_len(*self)
     }
@@ -73,8 +77,7 @@ fn program(context: &TcContext, hook: Hook) -> i32 {
         work.decision = Decision::new(Verdict::Ungoverned, Stage::None, Reason::NoGeneration);
         return TC_ACT_UNSPEC;
     }
-    let skb = Skb::new(context);
-    skb.linearise();
+    let skb = Skb::new(context, work);
     let slot = (active - 1) & (GENERATION_SLOTS - 1);
     let tables = Kernel { skb, slot, now_ns, epoch, record_only_until_ns: control.grace_until_ns };
     work.spares = u32::from(control.spares(now_ns));

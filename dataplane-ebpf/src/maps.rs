@@ -12,13 +12,15 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use dataplane_common::abi::{
     AddrKey, COUNTERS, Control, Counter, DeviceEntry, EndpointEntry, EthertypeKey, Event, FailsafeKey,
-    FrontendKey, InfraKey, ListEntry, PortKey, RuleCounterKey, RuleEntry, RuleHits, Scratch, Settings,
+    FlowEvent, FrontendKey, InfraKey, ListEntry, PortKey, RuleCounterKey, RuleEntry, RuleHits, Scratch,
+    Settings,
 };
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::limits::{
     EVENT_RING_BYTES, GENERATION_SLOTS, MAX_ETHERTYPES, MAX_FLOWS_CONFIRMED, MAX_FLOWS_FAILSAFE,
     MAX_FLOWS_UNCONFIRMED, MAX_FRAGMENTS, MAX_RULE_HITS,
 };
+use dataplane_common::room::{ALL_SETS, Set};
 
 const SLOTS: usize = GENERATION_SLOTS as usize;
 
@@ -101,6 +103,14 @@ pub static FLOWS_SAFE: LruHashMap<FlowKey, FlowEntry, { MAX_FLOWS_FAILSAFE as us
 /// What first fragments got (D36).
 #[btf_map(name = "pc_fragments")]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
+
+/// Who holds a place among unconfirmed flows and fragments (D18).
+#[btf_map(name = "pc_rooms")]
+pub static ROOMS: Array<Set, { ALL_SETS as usize }> = Array::new();
+
+/// What happens to flow tables, by `FlowEvent`.
+#[btf_map(name = "pc_flow_events")]
+pub static FLOW_EVENTS: PerCpuArray<u64, { FlowEvent::ALL.len() }> = PerCpuArray::new();
 
 /// Packets and bytes by hook, verdict and reason.
 #[btf_map(name = "pc_counters")]

@@ -4,45 +4,64 @@
 //! aliasing. Values of shared maps are therefore copied out at once, and the scratch memory, which belongs to
 //! this CPU (a TC program is not preempted by another on its CPU), is borrowed once per program run.
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-    BPF_FIB_LKUP_RET_UNSUPP_LWT, bpf_fib_lookup, bpf_hdr_start_off::BPF_HDR_START_NET,
+    __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
+    BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNSUPP_LWT, bpf_fib_lookup,
+    bpf_hdr_start_off::BPF_HDR_START_NET,
 };
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::TcContext;
-use dataplane_common::abi::{Counter, EthertypeKey, Event, RuleCounterKey, RuleHits, Scratch};
+use aya_ebpf::{EbpfContext, Global};
+use dataplane_common::abi::{Counter, EthertypeKey, Event, FlowEvent, RuleCounterKey, RuleHits, Scratch};
 use dataplane_common::addr::Addr;
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::packet::Tuple;
+use dataplane_common::room::{self, Holder};
 use dataplane_common::tables::FlowTable;
 
 use crate::maps;
 
-/// Headers lie in the first so many bytes, or the packet is refused: link layer, tags, and everything that the
-/// parser may read of IPv6 with its chain and an ICMP error's quotation.
-const LINEAR: u32 = 512;
+// Set by the loader. What they hold before must be like no other constant of the program: the compiler may give equal
+// constants one place, and both would change.
+
+/// `names::GLOBAL_COARSE`: 1 or 0.
+#[unsafe(no_mangle)]
+static PC_COARSE: Global<u32> = Global::new(0x7063_636f);
+/// `names::GLOBAL_SEED`.
+#[unsafe(no_mangle)]
+static PC_SEED: Global<u64> = Global::new(0x7063_7365_6564_7063);
+
 const ETHERNET_HEADER: u32 = 14;
+/// Longest link-layer header that is looked for: a power of two.
+const LINK_LAYER: u32 = 64;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 /// The packet's metadata, and its bytes by copying.
 #[derive(Clone, Copy)]
-pub struct Skb(*mut __sk_buff);
+pub struct Skb {
+    skb: *mut __sk_buff,
+    /// Bytes in front of the network header.
+    network: u32,
+}
 
 macro_rules! field {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         $($(#[$doc])* #[inline(always)] pub fn $name(self) -> u32 {
             // SAFETY: the context pointer is valid for the program's run; the field is one it may read.
-            unsafe { (*self.0).$name }
+            unsafe { (*self.skb).$name }
         })*
     };
 }
 
 impl Skb {
     #[inline(always)]
-    pub fn new(context: &TcContext) -> Self {
-        Self(context.as_ptr().cast())
+    pub fn new(context: &TcContext, work: &mut Scratch) -> Self {
+        let skb = Self { skb: context.as_ptr().cast(), network: 0 };
+        work.link_layer = link_layer(skb);
+        // Read back from a map it is any number to the verifier, not one of many that it would each follow to the end.
+        // SAFETY: a reference, read once.
+        Self { network: unsafe { (&raw const work.link_layer).read_volatile() }, ..skb }
     }
 
     field!(
@@ -57,60 +76,30 @@ impl Skb {
         ifindex,
         ingress_ifindex,
         gso_size,
+        /// Packets on the wire that a super-packet stands for.
+        gso_segs,
     );
 
-    /// Copies from the network header on. False when the packet ends before.
+    /// Copies from the network header on, out of linear and other parts alike (L-13). False when the packet ends
+    /// before.
     #[inline(always)]
     pub fn load_network<const N: usize>(self, offset: u32, to: &mut [u8; N]) -> bool {
         // SAFETY: `to` has N bytes and the helper writes exactly N.
         let code = unsafe {
-            helper::bpf_skb_load_bytes_relative(
-                self.0.cast_const().cast(),
-                offset,
+            helper::bpf_skb_load_bytes(
+                self.skb.cast_const().cast(),
+                self.network.wrapping_add(offset),
                 to.as_mut_ptr().cast(),
                 N as u32,
-                BPF_HDR_START_NET,
             )
         };
         code == 0
     }
 
-    #[inline(always)]
-    fn load<const N: usize>(self, offset: u32, to: &mut [u8; N]) -> bool {
-        // SAFETY: as above.
-        let code = unsafe {
-            helper::bpf_skb_load_bytes(self.0.cast_const().cast(), offset, to.as_mut_ptr().cast(), N as u32)
-        };
-        code == 0
-    }
-
-    /// Reading relative to the network header sees the linear part only: bring the headers there (L-13).
-    #[inline(always)]
-    pub fn linearise(self) {
-        // SAFETY: context fields; as numbers, never dereferenced.
-        let linear = unsafe { (*self.0).data_end.wrapping_sub((*self.0).data) };
-        let want = if self.len() < LINEAR { self.len() } else { LINEAR };
-        if linear < want {
-            // SAFETY: no pointer into the packet is held. On failure the parser finds the packet short.
-            unsafe { helper::bpf_skb_pull_data(self.0, want) };
-        }
-    }
-
-    /// Bytes from the network header on. No field tells where that is: behind an Ethernet header if the same
-    /// bytes stand there, at the start otherwise (D48). A packet without Ethernet header that repeats itself
-    /// after 14 bytes comes out too short, so it can only be refused.
+    /// Bytes from the network header on.
     #[inline(always)]
     pub fn network_len(self) -> u32 {
-        let mut network = [0u8; 16];
-        let mut ethernet = [0u8; 16];
-        let same = self.load_network(0, &mut network)
-            && self.load(ETHERNET_HEADER, &mut ethernet)
-            && u128::from_ne_bytes(network) == u128::from_ne_bytes(ethernet);
-        self.len().saturating_sub(if same || !self.load_network(0, &mut network) {
-            ETHERNET_HEADER
-        } else {
-            0
-        })
+        self.len().saturating_sub(self.network)
     }
 
     /// The kernel's routing answer for a packet from `source` to `destination` that comes in here: helper's code
@@ -134,10 +123,51 @@ impl Skb {
         }
         // SAFETY: `ask` is as long as told.
         let code = unsafe {
-            helper::bpf_fib_lookup(self.0.cast(), &raw mut ask, size_of::<bpf_fib_lookup>() as i32, 0)
+            helper::bpf_fib_lookup(self.skb.cast(), &raw mut ask, size_of::<bpf_fib_lookup>() as i32, 0)
         };
         (code, ask.ifindex)
     }
+}
+
+/// Bytes in front of the network header, which no field tells: 14 behind Ethernet, 0 on devices without a link layer
+/// (D48), other numbers elsewhere. Reads relative to that header end where the linear part ends, so the last byte that
+/// can be read tells where they begin. Exact, and no byte of the packet is believed.
+#[inline(always)]
+fn link_layer(skb: Skb) -> u32 {
+    // SAFETY: context fields; as numbers, never dereferenced.
+    let linear = unsafe { (*skb.skb).data_end.wrapping_sub((*skb.skb).data) };
+    if at_most(skb, linear, ETHERNET_HEADER) && !at_most(skb, linear, ETHERNET_HEADER - 1) {
+        return ETHERNET_HEADER;
+    }
+    let mut found = 0;
+    let mut step = LINK_LAYER / 2;
+    while step != 0 {
+        if !at_most(skb, linear, found + step - 1) {
+            found += step;
+        }
+        step /= 2;
+    }
+    found
+}
+
+/// Whether so many bytes of the linear part, or fewer, stand in front of the network header.
+#[inline(always)]
+fn at_most(skb: Skb, linear: u32, before: u32) -> bool {
+    if before >= linear {
+        return true;
+    }
+    let mut byte = [0u8; 1];
+    // SAFETY: `byte` has one byte and the helper writes exactly one.
+    let code = unsafe {
+        helper::bpf_skb_load_bytes_relative(
+            skb.skb.cast_const().cast(),
+            linear - before - 1,
+            byte.as_mut_ptr().cast(),
+            1,
+            BPF_HDR_START_NET,
+        )
+    };
+    code == 0
 }
 
 #[inline(always)]
@@ -156,11 +186,77 @@ pub fn forwards(code: i64) -> bool {
         || code == BPF_FIB_LKUP_RET_UNSUPP_LWT
 }
 
-/// Kernel clock, ns. The coarse clock would be cheaper, but kernel 5.10 does not have it.
+/// Whether the device does not forward at all, so that no route was looked up.
+#[inline(always)]
+pub fn forwarding_is_off(code: i64) -> bool {
+    code as u32 == BPF_FIB_LKUP_RET_FWD_DISABLED
+}
+
+/// Kernel clock, ns. The coarse one (a tick late at most) is cheaper, but kernel 5.10 does not have it: the loader says.
+/// The verifier knows the constant and never looks at the other branch.
 #[inline(always)]
 pub fn clock() -> u64 {
     // SAFETY: no arguments.
-    unsafe { helper::bpf_ktime_get_ns() }
+    unsafe {
+        if PC_COARSE.load() == 1 { helper::bpf_ktime_get_coarse_ns() } else { helper::bpf_ktime_get_ns() }
+    }
+}
+
+/// Takes a place in a room for `key` (D18). `evict` removes the flow or datagram that has to leave it, by its own type
+/// of key; its answer comes back. No copies: the stack is short.
+#[inline(always)]
+pub fn make_room<K>(room: u32, share: u32, key: &K, now_ns: u64, evict: impl FnOnce(&K) -> bool) -> bool {
+    const { assert!(size_of::<K>() == size_of::<[u64; 6]>() && align_of::<K>() == align_of::<u64>()) };
+    // SAFETY: plain integers without padding, of one size and alignment.
+    let words = unsafe { &*(&raw const *key).cast::<[u64; 6]>() };
+    let set = room::set_of(room, room::hash(PC_SEED.load(), words));
+    let Some(set) = maps::ROOMS.get_ptr_mut(set) else { return false };
+    // SAFETY: a live map value. Another CPU may write it meanwhile: a mixed place names nobody, or holds a flow that
+    // is gone, and the table's own limit stands behind it.
+    let set = unsafe { &mut *set };
+    let now = room::tick(now_ns);
+    let at = room::choose(&set.places, share, now);
+    let Some(place) = set.places.get_mut(at) else { return false };
+    let evicted = place.holder.since != 0 && {
+        // SAFETY: as above; every bit pattern is a key.
+        evict(unsafe { &*(&raw const place.key).cast::<K>() })
+    };
+    place.key = *words;
+    place.holder = Holder { share, since: now };
+    evicted
+}
+
+/// Counts what happens to flow tables.
+#[inline(always)]
+pub fn flow_event(event: FlowEvent) {
+    if let Some(count) = maps::FLOW_EVENTS.get_ptr_mut(event as u32) {
+        // SAFETY: this CPU's slot.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Writes in place what a packet of an established flow changes. No update of the map: that would allocate.
+#[inline(always)]
+pub fn touch(table: FlowTable, key: &FlowKey, entry: &FlowEntry, original: bool) {
+    let flow = match table {
+        FlowTable::Confirmed => maps::FLOWS.get_ptr_mut(key),
+        FlowTable::Unconfirmed => maps::FLOWS_NEW.get_ptr_mut(key),
+        FlowTable::Failsafe => maps::FLOWS_SAFE.get_ptr_mut(key),
+    };
+    let Some(flow) = flow else { return };
+    // SAFETY: a live map value. Fields are written one by one: another CPU has the other direction's.
+    unsafe {
+        (*flow).last_seen_ns = entry.last_seen_ns;
+        (*flow).epoch = entry.epoch;
+        (*flow).hooks = entry.hooks;
+        if original {
+            (*flow).state_original = entry.state_original;
+            (*flow).original_next_seq = entry.original_next_seq;
+        } else {
+            (*flow).state_reply = entry.state_reply;
+            (*flow).reply_next_seq = entry.reply_next_seq;
+        }
+    }
 }
 
 /// This CPU's working memory.

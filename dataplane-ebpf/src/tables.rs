@@ -2,15 +2,16 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use dataplane_common::abi::{
-    DeviceEntry, FailsafeKey, FrontendKey, InfraKey, ListEntry, ListKind, PortKey, PortRange, RuleAction,
-    RuleCounterKey, RuleEntry, Scratch,
+    DeviceEntry, FailsafeKey, FlowEvent, FrontendKey, InfraKey, ListEntry, ListKind, PortKey, PortRange,
+    RuleAction, RuleCounterKey, RuleEntry, Scratch,
 };
 use dataplane_common::addr::Addr;
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::limits::{MAX_EVENTS_PER_SECOND, MAX_NODE_PORT_RANGES};
 use dataplane_common::packet::Packet;
+use dataplane_common::room::{FRAGMENT_ROOM, share};
 use dataplane_common::scan::{Classes, SCAN_BROKEN, next_match, scan};
-use dataplane_common::tables::{FlowTable, NodeState, Rows, Tables};
+use dataplane_common::tables::{FlowTable, NodeState, Room, Rows, Tables};
 
 use crate::maps::{self, InnerArray};
 use crate::raw::{self, Skb};
@@ -104,9 +105,10 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn spoofed(&self, packet: &Packet) -> bool {
+    fn lives_elsewhere(&self, packet: &Packet) -> bool {
         let (code, device) = self.skb.route(&packet.tuple, &packet.tuple.dst, &packet.tuple.src);
-        raw::forwards(code) && device != self.skb.ifindex()
+        // A device that does not forward is not asked for routes: nothing is known of the source then.
+        !(raw::forwarding_is_off(code) || raw::forwards(code) && device == self.skb.ifindex())
     }
 
     #[inline(always)]
@@ -139,6 +141,24 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn flow_begin(&self, room: Room, source: &Addr, key: &FlowKey, entry: &FlowEntry) {
+        pc_make_room(room as u32, share(source), self.now_ns);
+        if !self.flow_put(room.table(), key, entry) {
+            raw::flow_event(FlowEvent::NotRecorded);
+        }
+    }
+
+    #[inline(always)]
+    fn flow_touch(&self, table: FlowTable, key: &FlowKey, entry: &FlowEntry, original: bool) {
+        raw::touch(table, key, entry, original);
+    }
+
+    #[inline(always)]
+    fn flow_event(&self, event: FlowEvent) {
+        raw::flow_event(event);
+    }
+
+    #[inline(always)]
     fn flow_put(&self, table: FlowTable, key: &FlowKey, entry: &FlowEntry) -> bool {
         match table {
             FlowTable::Confirmed => maps::FLOWS.insert(key, entry, 0),
@@ -161,6 +181,12 @@ impl Tables for Kernel {
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey, out: &mut FragmentEntry) -> bool {
         raw::fragment(key, out)
+    }
+
+    #[inline(always)]
+    fn fragment_begin(&self, source: &Addr, key: &FragmentKey, entry: &FragmentEntry) {
+        pc_make_room(FRAGMENT_ROOM, share(source), self.now_ns);
+        self.fragment_put(key, entry);
     }
 
     #[inline(always)]
@@ -242,6 +268,31 @@ pub extern "C" fn pc_scan(slot: u32, list: u32, addresses: u64, ports: u64) -> u
 pub extern "C" fn pc_next(slot: u32, list: u32, addresses: u64, ports: u64, position: u32) -> u64 {
     let Some(words) = maps::ROWS.get(slot) else { return SCAN_BROKEN };
     next_match(&Slot { slot, words }, list, Classes { addresses, ports }, position)
+}
+
+/// Takes a place in a room for the flow or fragmented datagram in work, and shows the one out that has to leave (D18).
+/// Returns nothing of use.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pc_make_room(room: u32, share: u32, now_ns: u64) -> u32 {
+    let Some(work) = raw::scratch() else { return 0 };
+    // What is not there has left already: confirmed, or at its end.
+    let (evicted, event) = if room == FRAGMENT_ROOM {
+        let key = &work.fragment_key;
+        let evict = |gone: &FragmentKey| maps::FRAGMENTS.remove(gone).is_ok();
+        (raw::make_room(room, share, key, now_ns, evict), FlowEvent::FragmentGone)
+    } else {
+        let safe = room >= Room::FailsafeInbound as u32;
+        let evict = |gone: &FlowKey| {
+            if safe { maps::FLOWS_SAFE.remove(gone) } else { maps::FLOWS_NEW.remove(gone) }.is_ok()
+        };
+        let event = if safe { FlowEvent::FailsafeGone } else { FlowEvent::UnconfirmedGone };
+        (raw::make_room(room, share, &work.key, now_ns, evict), event)
+    };
+    if evicted {
+        raw::flow_event(event);
+    }
+    0
 }
 
 /// A rule that matched without ending the scan: counted, and told if it is a Log rule. Returns nothing of use:

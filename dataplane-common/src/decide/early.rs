@@ -1,7 +1,9 @@
 //! What is judged before any state: martians, failsafes, untracked policy, neighbour discovery.
 
-use super::{flag_of, governed, open, plain_syn, policy};
-use crate::abi::{FAILSAFE_INBOUND, FAILSAFE_OUTBOUND, Hook, ListKind, Scratch, device_flag, own_flag};
+use super::{Frontend, destination, flag_of, frontend, governed, open, plain_syn, policy};
+use crate::abi::{
+    FAILSAFE_INBOUND, FAILSAFE_OUTBOUND, Hook, ListKind, Scratch, device_flag, own_flag, settings_flag,
+};
 use crate::packet::{FragmentPart, Packet, flag, protocol};
 use crate::parse::icmp::kind;
 use crate::tables::Tables;
@@ -18,13 +20,21 @@ pub(super) fn martian<T: Tables>(tables: &T, work: &mut Scratch) {
         Some(reason) => reason,
         None if work.facts.hook == Hook::Ingress as u8
             && work.facts.device_flags & device_flag::ANTI_SPOOF != 0
-            && tables.spoofed(&work.packet) =>
+            && spoofed(tables, work) =>
         {
             Reason::Spoofed
         }
         None => return,
     };
     governed(work, Verdict::Deny, Stage::Martian, reason);
+}
+
+/// D27: an internal source that does not live behind this device. Sources in no internal range are not asked about: the
+/// outside may be reached by any route.
+#[inline(always)]
+fn spoofed<T: Tables>(tables: &T, work: &Scratch) -> bool {
+    let bits = work.facts.source_own;
+    bits & own_flag::SERVICE != 0 || (bits & own_flag::INTERNAL != 0 && tables.lives_elsewhere(&work.packet))
 }
 
 #[inline(always)]
@@ -129,10 +139,10 @@ pub(super) fn failsafe<T: Tables>(tables: &T, work: &mut Scratch) {
     let reason = if work.facts.hook == Hook::Ingress as u8 {
         let lease =
             tuple.protocol == protocol::UDP && (tuple.dport == DHCP_CLIENT || tuple.dport == DHCP6_CLIENT);
-        let own = work.facts.destination_own & (own_flag::OWN | own_flag::BROADCAST) != 0
-            || tuple.dst.is_limited_broadcast();
-        let here = (lease || own) && work.facts.frontend != 1;
-        if !here || !tables.failsafe(FAILSAFE_INBOUND, tuple.protocol, tuple.dport, &tuple.src) {
+        if !tables.failsafe(FAILSAFE_INBOUND, tuple.protocol, tuple.dport, &tuple.src) {
+            return;
+        }
+        if !lease && !here(tables, work) {
             return;
         }
         Reason::FailsafeInbound
@@ -155,10 +165,21 @@ pub(super) fn failsafe<T: Tables>(tables: &T, work: &mut Scratch) {
     governed(work, Verdict::Allow, Stage::Failsafe, reason);
 }
 
+/// D1: an own address of this node, or a broadcast to it, and no Service's frontend.
+#[inline(always)]
+fn here<T: Tables>(tables: &T, work: &mut Scratch) -> bool {
+    destination(tables, work);
+    let own = work.facts.destination_own & (own_flag::OWN | own_flag::BROADCAST) != 0
+        || work.packet.tuple.dst.is_limited_broadcast();
+    own && frontend(tables, work) != Frontend::Service as u32
+}
+
 /// D41: before the flow table; at egress for locally sent packets only; never on workload devices (D26).
 #[inline(never)]
 pub(super) fn untracked<T: Tables>(tables: &T, work: &mut Scratch) {
-    if work.facts.device_flags & device_flag::WORKLOAD != 0 {
+    if work.facts.settings & settings_flag::UNTRACKED == 0
+        || work.facts.device_flags & device_flag::WORKLOAD != 0
+    {
         return;
     }
     let tuple = &work.packet.tuple;

@@ -1,6 +1,6 @@
 //! D36: later fragments inherit what their first one got.
 
-use super::governed;
+use super::{flag_of, governed};
 use crate::abi::{Facts, Scratch};
 use crate::flow::{FragmentEntry, FragmentKey};
 use crate::packet::{FragmentPart, Packet, flag};
@@ -39,6 +39,7 @@ pub(super) fn before<T: Tables>(tables: &T, work: &mut Scratch) {
     work.fragment_key = key(&work.packet, &work.facts);
     let known = tables.fragment(&work.fragment_key, &mut work.fragment)
         && work.fragment.expires_ns > work.facts.now_ns;
+    work.facts.fragment_known = flag_of(known);
     if work.packet.fragment == FragmentPart::First {
         if known
             && (work.fragment.dead != 0 || (work.fragment.sport, work.fragment.dport) != ports(&work.packet))
@@ -81,5 +82,9 @@ pub(super) fn after<T: Tables>(tables: &T, work: &mut Scratch) {
         dead: 0,
         pad: 0,
     };
-    tables.fragment_put(&work.fragment_key, &work.fragment);
+    if work.facts.fragment_known != 0 {
+        tables.fragment_put(&work.fragment_key, &work.fragment);
+    } else {
+        tables.fragment_begin(&work.fragment_key.src, &work.fragment_key, &work.fragment);
+    }
 }

@@ -93,6 +93,10 @@ fn begin<T: Tables>(tables: &T, work: &mut Scratch, hook: Hook, device: u32, fro
         return true;
     }
     if let Some(entry) = tables.device(device) {
+        // Devices that are never host devices: nothing is judged there, and nothing learnt (D5, D42, D47).
+        if entry.endpoint == 0 && entry.flags & (device_flag::LOOPBACK | device_flag::WORKLOAD) != 0 {
+            return false;
+        }
         work.facts.device_flags = entry.flags;
         work.facts.endpoint = entry.endpoint;
         work.facts.grace = flag_of(node.now_ns < entry.grace_until_ns);
@@ -173,37 +177,53 @@ fn with_flow<T: Tables>(tables: &T, work: &mut Scratch) {
     }
 }
 
-/// What the addresses are to this node.
+/// What the source is to this node, and at egress whether a local process sent the packet (D4).
 #[inline(never)]
 fn addresses<T: Tables>(tables: &T, work: &mut Scratch) {
-    let tuple = &work.packet.tuple;
-    work.facts.source_own = tables.own_addr(&tuple.src);
-    work.facts.destination_own = tables.own_addr(&tuple.dst);
-    if work.facts.hook == Hook::Ingress as u8 {
-        work.facts.frontend = frontend(tables, work);
-    } else {
-        let own = work.facts.source_own & own_flag::OWN != 0 || tuple.src.is_unspecified();
-        work.facts.locally_sent = flag_of(work.facts.from_device == 0 && own);
+    work.facts.source_own = 0;
+    work.facts.locally_sent = 0;
+    if work.facts.hook == Hook::Egress as u8 && work.facts.from_device != 0 {
+        return; // forwarded, whatever its source
+    }
+    let source = &work.packet.tuple.src;
+    work.facts.source_own = tables.own_addr(source);
+    if work.facts.hook == Hook::Egress as u8 {
+        let own = work.facts.source_own & own_flag::OWN != 0 || source.is_unspecified();
+        work.facts.locally_sent = flag_of(own);
     }
 }
 
-/// D3: 1, a service; 2, one that is local; 0, none.
+/// What the destination is to this node. Not asked for flows that policy does not judge.
 #[inline(always)]
-fn frontend<T: Tables>(tables: &T, work: &Scratch) -> u8 {
+fn destination<T: Tables>(tables: &T, work: &mut Scratch) {
+    work.facts.destination_own = tables.own_addr(&work.packet.tuple.dst);
+}
+
+/// D3: what the destination of a packet at ingress is to Services. Needs [`destination`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Frontend {
+    No = 0,
+    /// Treated as forwarded.
+    Service = 1,
+    /// All its endpoints are own addresses: treated as local.
+    Local = 2,
+}
+
+#[inline(never)]
+fn frontend<T: Tables>(tables: &T, work: &Scratch) -> u32 {
     let tuple = &work.packet.tuple;
-    if work.packet.flags & crate::packet::flag::PORTS == 0 {
-        return 0;
+    if work.packet.flags & crate::packet::flag::PORTS == 0
+        || work.facts.settings & settings_flag::FRONTENDS == 0
+    {
+        return Frontend::No as u32;
     }
-    let bits = if work.facts.settings & settings_flag::FRONTENDS != 0 {
-        tables.frontend(&tuple.dst, tuple.protocol, tuple.dport)
-    } else {
-        0
-    };
+    let bits = tables.frontend(&tuple.dst, tuple.protocol, tuple.dport);
     if bits & frontend_flag::LOCAL != 0 {
-        return 2;
+        return Frontend::Local as u32;
     }
     if bits & frontend_flag::SERVICE != 0 {
-        return 1;
+        return Frontend::Service as u32;
     }
     let port_of_node = work.facts.destination_own & own_flag::OWN != 0
         && matches!(tuple.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
@@ -211,11 +231,11 @@ fn frontend<T: Tables>(tables: &T, work: &Scratch) -> u8 {
         for number in 0..crate::limits::MAX_NODE_PORT_RANGES as u32 {
             let Some(range) = tables.node_ports(number) else { break };
             if tuple.dport >= range.first && tuple.dport <= range.last {
-                return 1;
+                return Frontend::Service as u32;
             }
         }
     }
-    0
+    Frontend::No as u32
 }
 
 /// SYN and not ACK: what begins a connection (D35 leaves no FIN or RST beside it).

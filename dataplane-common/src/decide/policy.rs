@@ -1,6 +1,6 @@
 //! The lists: preDNAT, then normal and profiles for the host's own traffic, or the forward list (D3, D4, D8).
 
-use super::{flag_of, open};
+use super::{Frontend, destination, flag_of, frontend, open};
 use crate::abi::{
     Hook, ListKind, PortKey, RuleAction, SIDE_DESTINATION, SIDE_SOURCE, Scratch, device_flag, own_flag,
     rule_flag, settings_flag,
@@ -9,6 +9,9 @@ use crate::packet::{flag, protocol};
 use crate::scan::{SCAN_LIMIT, SCAN_NONE};
 use crate::tables::Tables;
 use crate::verdict::{Decision, Reason, Stage, Verdict};
+
+const SERVICE: u32 = Frontend::Service as u32;
+const LOCAL: u32 = Frontend::Local as u32;
 
 /// Judges a packet that begins a flow, or whose flow does not admit it here. Always decides.
 #[inline(never)]
@@ -20,6 +23,7 @@ pub(super) fn judge<T: Tables>(tables: &T, work: &mut Scratch) {
             return;
         }
     }
+    destination(tables, work);
     let local = if ingress { to_here(tables, work) } else { work.facts.locally_sent != 0 };
     if local && work.facts.device_flags & device_flag::WORKLOAD != 0 {
         let reason = if ingress { Reason::PodToHost } else { Reason::HostToPod };
@@ -55,9 +59,9 @@ pub(super) fn judge<T: Tables>(tables: &T, work: &mut Scratch) {
 #[inline(never)]
 fn to_here<T: Tables>(tables: &T, work: &Scratch) -> bool {
     let to = &work.packet.tuple.dst;
-    match work.facts.frontend {
-        1 => false,
-        2 => true,
+    match frontend(tables, work) {
+        SERVICE => false,
+        LOCAL => true,
         _ => {
             work.facts.destination_own & (own_flag::OWN | own_flag::BROADCAST) != 0
                 || to.is_multicast()

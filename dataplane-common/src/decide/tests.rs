@@ -9,15 +9,15 @@ use std::vec::Vec;
 
 use super::run;
 use crate::abi::{
-    DeviceEntry, FAILSAFE_INBOUND, FAILSAFE_OUTBOUND, Hook, ListEntry, ListKind, PortKey, PortRange,
-    RuleAction, RuleEntry, Scratch, own_flag, settings_flag,
+    DeviceEntry, FAILSAFE_INBOUND, FAILSAFE_OUTBOUND, FlowEvent, Hook, ListEntry, ListKind, PortKey,
+    PortRange, RuleAction, RuleEntry, Scratch, own_flag, settings_flag,
 };
 use crate::addr::Addr;
 use crate::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use crate::packet::{Packet, tcp};
 use crate::parse::tests::{Bytes, fragment_v4, icmp_error_v4, icmp_v4, tcp_v4, udp_v4};
-use crate::scan::{Classes, next_match, scan};
-use crate::tables::{FlowTable, NodeState, Rows, Tables};
+use crate::scan::{Classes, SCAN_LIMIT, next_match, scan};
+use crate::tables::{FlowTable, NodeState, Room, Rows, Tables};
 use crate::verdict::{Decision, Reason, Stage, Verdict};
 
 const OWN: [u8; 4] = [10, 0, 0, 1];
@@ -30,6 +30,10 @@ const SECOND: u64 = 1_000_000_000;
 struct World {
     now: RefCell<u64>,
     governed: bool,
+    /// The generation has no settings.
+    torn: bool,
+    /// Scans do not end.
+    endless: bool,
     recheck: bool,
     epoch: RefCell<u32>,
     grace_until: u64,
@@ -38,6 +42,8 @@ struct World {
     confirmed_room: usize,
     flows: RefCell<[BTreeMap<FlowKey, FlowEntry>; 3]>,
     fragments: RefCell<BTreeMap<FragmentKey, FragmentEntry>>,
+    puts: RefCell<u32>,
+    events: RefCell<BTreeMap<FlowEvent, u32>>,
     scratch: RefCell<Scratch>,
 }
 
@@ -47,10 +53,13 @@ fn world(lists: Vec<(ListKind, Vec<u16>)>) -> World {
 
 impl Tables for World {
     fn node(&self) -> Option<NodeState> {
+        (!self.torn).then_some(())?;
         Some(NodeState {
             now_ns: *self.now.borrow(),
             generation: 1,
-            settings: settings_flag::GOVERNED | if self.recheck { settings_flag::RECHECK } else { 0 },
+            settings: settings_flag::GOVERNED
+                | settings_flag::UNTRACKED
+                | if self.recheck { settings_flag::RECHECK } else { 0 },
             epoch: *self.epoch.borrow(),
             record_only_until_ns: 0,
         })
@@ -83,7 +92,7 @@ impl Tables for World {
     fn would_forward(&self, packet: &Packet) -> bool {
         packet.tuple.dst == Addr::v4(POD)
     }
-    fn spoofed(&self, _: &Packet) -> bool {
+    fn lives_elsewhere(&self, _: &Packet) -> bool {
         false
     }
     fn addr_class(&self, _: &Addr) -> u32 {
@@ -93,6 +102,9 @@ impl Tables for World {
         u32::from(u16::from_be_bytes(key.port_be))
     }
     fn scan(&self, list: u32, work: &Scratch) -> u64 {
+        if self.endless {
+            return SCAN_LIMIT;
+        }
         let ports = &self.lists[list as usize].1;
         let port = work.facts.dport_class as u16;
         // Rule 0 of each list allows, rule 1 denies.
@@ -106,18 +118,43 @@ impl Tables for World {
         self.flows.borrow()[table as usize].get(key).map(|f| *out = *f).is_some()
     }
     fn flow_put(&self, table: FlowTable, key: &FlowKey, entry: &FlowEntry) -> bool {
+        *self.puts.borrow_mut() += 1;
+        let room = if table == FlowTable::Confirmed { self.confirmed_room } else { usize::MAX };
         let table = &mut self.flows.borrow_mut()[table as usize];
-        if table.len() >= self.confirmed_room && !table.contains_key(key) {
+        if table.len() >= room && !table.contains_key(key) {
             return false;
         }
         table.insert(*key, *entry);
         true
+    }
+    fn flow_begin(&self, room: Room, _: &Addr, key: &FlowKey, entry: &FlowEntry) {
+        let _ = self.flow_put(room.table(), key, entry);
+    }
+    fn flow_touch(&self, table: FlowTable, key: &FlowKey, entry: &FlowEntry, original: bool) {
+        if let Some(flow) = self.flows.borrow_mut()[table as usize].get_mut(key) {
+            flow.last_seen_ns = entry.last_seen_ns;
+            flow.epoch = entry.epoch;
+            flow.hooks = entry.hooks;
+            if original {
+                flow.state_original = entry.state_original;
+                flow.original_next_seq = entry.original_next_seq;
+            } else {
+                flow.state_reply = entry.state_reply;
+                flow.reply_next_seq = entry.reply_next_seq;
+            }
+        }
+    }
+    fn flow_event(&self, event: FlowEvent) {
+        *self.events.borrow_mut().entry(event).or_default() += 1;
     }
     fn flow_remove(&self, table: FlowTable, key: &FlowKey) {
         self.flows.borrow_mut()[table as usize].remove(key);
     }
     fn fragment(&self, key: &FragmentKey, out: &mut FragmentEntry) -> bool {
         self.fragments.borrow().get(key).map(|f| *out = *f).is_some()
+    }
+    fn fragment_begin(&self, _: &Addr, key: &FragmentKey, entry: &FragmentEntry) {
+        self.fragment_put(key, entry);
     }
     fn fragment_put(&self, key: &FragmentKey, entry: &FragmentEntry) {
         self.fragments.borrow_mut().insert(*key, *entry);
@@ -331,4 +368,45 @@ fn the_scan_passes_logs_and_resumes_behind_a_skip() {
     assert_eq!(*list.2.borrow(), [1, 3]);
     // A row that is missing is closed, not open.
     assert_eq!(scan(&list, 0, Classes { addresses: 9, ports: 0 }), crate::scan::SCAN_BROKEN);
+}
+
+#[test]
+fn a_torn_generation_is_refused() {
+    let mut w = world(vec![]);
+    w.torn = true;
+    assert_eq!(w.ingress(&syn(22)), (Verdict::Deny, Stage::None, Reason::TableMissing));
+}
+
+#[test]
+fn a_scan_that_does_not_end_is_refused() {
+    let mut w = world(vec![(ListKind::PreDnat, vec![80])]);
+    w.endless = true;
+    assert_eq!(w.ingress(&syn(80)), (Verdict::Deny, Stage::PreDnat, Reason::ScanLimit));
+}
+
+#[test]
+fn a_full_confirmed_table_leaves_the_flow_unconfirmed_and_counts_it() {
+    let mut w = world(vec![(ListKind::NormalIngress, vec![80])]);
+    w.confirmed_room = 0;
+    let _ = w.ingress(&syn(80));
+    assert_eq!(w.flows.borrow()[1].len(), 1);
+    assert_eq!(w.egress(&answer(80, SYN_ACK, 101)).2, Reason::FlowReply);
+    let ack = tcp_v4(PEER, OWN, 40000, 80, tcp::ACK, 101, 501);
+    assert_eq!(w.ingress(&ack), (Verdict::Allow, Stage::Normal, Reason::RuleAllow));
+    assert_eq!(w.events.borrow()[&FlowEvent::ConfirmedFull], 1);
+}
+
+#[test]
+fn an_established_packet_writes_its_flow_in_place() {
+    let w = world(vec![(ListKind::NormalIngress, vec![80])]);
+    let _ = w.ingress(&syn(80));
+    let _ = w.egress(&answer(80, SYN_ACK, 101));
+    let ack = tcp_v4(PEER, OWN, 40000, 80, tcp::ACK, 101, 501);
+    let _ = w.ingress(&ack);
+    let puts = *w.puts.borrow();
+    w.wait(7);
+    assert_eq!(w.ingress(&ack).2, Reason::FlowOriginal);
+    assert_eq!(w.egress(&answer(80, tcp::ACK, 101)).2, Reason::FlowReply);
+    assert_eq!(*w.puts.borrow(), puts, "no update of the table");
+    assert!(w.flows.borrow()[0].values().all(|f| f.last_seen_ns == 8 * SECOND));
 }

@@ -3,7 +3,7 @@
 use super::{Cursor, Refusal, malformed};
 use crate::addr::Addr;
 use crate::frame::Frame;
-use crate::limits::MAX_EXTENSION_HEADERS;
+use crate::limits::{MAX_EXTENSION_BYTES, MAX_EXTENSION_HEADERS};
 use crate::packet::{Packet, flag, protocol};
 use crate::verdict::Reason;
 
@@ -145,6 +145,7 @@ fn quoted_v6<F: Frame>(frame: &F, at: &Cursor, out: &mut Packet) -> Result<(), R
 
 #[inline(never)]
 fn quoted_chain<F: Frame>(frame: &F, cursor: &mut Cursor) -> Result<(), Refusal> {
+    let first = cursor.offset;
     for _ in 0..=MAX_EXTENSION_HEADERS {
         if !matches!(
             cursor.next,
@@ -167,6 +168,9 @@ fn quoted_chain<F: Frame>(frame: &F, cursor: &mut Cursor) -> Result<(), Refusal>
         };
         cursor.next = h[0];
         cursor.offset += length;
+        if cursor.offset - first > MAX_EXTENSION_BYTES {
+            return Err(bad_quote());
+        }
     }
     Err(bad_quote())
 }

@@ -69,7 +69,10 @@ fn chain<F: Frame>(frame: &F, cursor: &mut Cursor, out: &mut Packet) -> Result<(
                 return Err(malformed(Reason::ExtensionOrder));
             }
         }
-        // The shortest extension header has 8 bytes.
+        // The shortest extension header has 8 bytes. What stands behind the packet's end is not part of it.
+        if cursor.offset + 8 > cursor.end {
+            return Err(short(out));
+        }
         let Some(h) = frame.load::<8>(cursor.offset) else { return Err(short(out)) };
         let length = match kind {
             protocol::IPV6_FRAGMENT => 8,

@@ -102,6 +102,7 @@ fn read<F: Frame>(frame: &F, cursor: &mut Cursor, out: &mut Packet) -> u32 {
     if frame.looped_back() {
         out.flags |= flag::LOOPED;
     }
+    out.segments = frame.segments().max(1);
     let mut tags = 0;
     if let Some(tci) = frame.vlan_tag() {
         if tci & VID != 0 {

@@ -30,6 +30,9 @@ impl Frame for Bytes {
     fn gso_size(&self) -> u32 {
         0
     }
+    fn segments(&self) -> u16 {
+        0
+    }
     fn network_len(&self) -> u32 {
         self.bytes.len() as u32
     }

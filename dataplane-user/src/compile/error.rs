@@ -32,6 +32,7 @@ pub enum Limit {
     PortPrefixes,
     RowWords,
     OwnAddresses,
+    InternalRanges,
     Frontends,
     Failsafes,
     InfraPeers,
@@ -101,6 +102,12 @@ impl Limit {
                 limits::MAX_OWN_ADDRESSES as usize,
                 "own and broadcast addresses of this node",
                 "Remove addresses from this node's devices.",
+            ),
+            Self::InternalRanges => (
+                "MAX_INTERNAL_RANGES",
+                limits::MAX_INTERNAL_RANGES as usize,
+                "addresses and ranges of pods, Services and nodes for portcullis.dev/anti-spoof",
+                "Give the agent Nodes with podCIDRs instead of single Pods, or take the annotation off.",
             ),
             Self::Frontends => (
                 "MAX_FRONTENDS",

@@ -7,7 +7,7 @@ use dataplane_common::packet::protocol::{ICMP, ICMPV6};
 use super::error::{Error, Limit, check};
 use super::names;
 use crate::index::{List, PolicyBlock, PortAlternative, Resolved, SetId, Side, TierBlock, TierEnd};
-use crate::policy::{Action, Icmp, PortRange, Protocol};
+use crate::policy::{Action, Icmp, OnPolicyChange, PortRange, Protocol};
 
 /// A compiled rule: what it does, and criteria in terms of sets only.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,9 +156,11 @@ fn rule(
     }
     let (policy_number, name, identity) = names.rule(kind, &tier.name, policy, rule);
     let mut entry = RuleEntry { index: rule.index, policy: policy_number, identity, ..RuleEntry::default() };
-    if policy.recheck {
-        entry.flags |= rule_flag::RECHECK;
-    }
+    entry.flags |= match policy.on_change {
+        Some(OnPolicyChange::Recheck) => rule_flag::RECHECK,
+        Some(OnPolicyChange::Keep) => rule_flag::KEEP,
+        None => 0,
+    };
     if policy.staged {
         entry.flags |= rule_flag::STAGED;
     }

@@ -2,7 +2,7 @@
 
 use dataplane_common::abi::{
     ADDR_PREFIX_BASE, DeviceEntry, FAILSAFE_INBOUND, FAILSAFE_OUTBOUND, FailsafeKey, FrontendKey, InfraKey,
-    PortRange, device_flag, endpoint_flag, settings_flag,
+    ListKind, PortRange, device_flag, endpoint_flag, settings_flag,
 };
 use dataplane_common::addr::Addr;
 
@@ -32,6 +32,7 @@ pub fn fill(tables: &mut Tables, snapshot: &Snapshot, has_sport: bool) -> Result
     }
     tables.own_addrs = snapshot.own.iter().map(|(net, flags)| (key(net), *flags)).collect();
     check(Limit::OwnAddresses, tables.own_addrs.len(), "this node")?;
+    internal(tables, snapshot)?;
     for ((ip, protocol, port), flags) in &snapshot.frontends {
         let key =
             FrontendKey { addr: Addr::from(*ip), port_be: port.to_be_bytes(), protocol: *protocol, pad: 0 };
@@ -49,6 +50,20 @@ pub fn fill(tables: &mut Tables, snapshot: &Snapshot, has_sport: bool) -> Result
     check(Limit::InfraPeers, tables.infra.len(), "all Nodes together")?;
     check(Limit::NodePortRanges, snapshot.node_ports.len(), "FelixConfiguration/default")?;
     settings(tables, snapshot, has_sport);
+    Ok(())
+}
+
+/// D27. One trie answers for both, and its longest match counts: so an own address inside of a range says so too.
+fn internal(tables: &mut Tables, snapshot: &Snapshot) -> Result<(), Error> {
+    check(Limit::InternalRanges, snapshot.internal.len(), "Nodes, Pods and Services together")?;
+    for own in snapshot.own.keys() {
+        let around = snapshot.internal.iter().filter(|(range, _)| range.contains(own));
+        let bits = around.fold(0, |bits, (_, more)| bits | more);
+        tables.own_addrs.entry(key(own)).and_modify(|flags| *flags |= bits);
+    }
+    for (range, bits) in &snapshot.internal {
+        *tables.own_addrs.entry(key(range)).or_default() |= bits;
+    }
     Ok(())
 }
 
@@ -85,6 +100,10 @@ fn settings(tables: &mut Tables, snapshot: &Snapshot, has_sport: bool) {
     set(snapshot.on_policy_change == OnPolicyChange::Recheck, settings_flag::RECHECK);
     set(!snapshot.facts.governed.is_empty(), settings_flag::GOVERNED);
     set(has_sport, settings_flag::SPORT);
+    let untracked = [ListKind::UntrackedIngress, ListKind::UntrackedEgress];
+    let has_untracked =
+        untracked.iter().any(|kind| tables.endpoints.iter().any(|e| e.lists[*kind as usize] != 0));
+    set(has_untracked, settings_flag::UNTRACKED);
     set(!tables.infra.is_empty(), settings_flag::INFRA);
     set(!tables.frontends.is_empty() || !snapshot.node_ports.is_empty(), settings_flag::FRONTENDS);
     settings.node_port_ranges = snapshot.node_ports.len() as u32;

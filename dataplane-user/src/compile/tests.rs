@@ -325,7 +325,7 @@ fn list() -> impl Strategy<Value = List> {
                     name: format!("p{t}-{p}"),
                     tier: format!("t{t}"),
                 };
-                PolicyBlock { id, staged, recheck: false, rules }
+                PolicyBlock { id, staged, on_change: None, rules }
             });
             let policies: Vec<PolicyBlock> = policies.collect();
             let end = match (deny, policies.iter().all(|p| p.staged)) {
@@ -363,6 +363,7 @@ fn snapshot(sets: Sets, list: List) -> Snapshot {
         endpoints: vec![EndpointLists { name: "h".to_owned(), wildcard: false, lists }],
         sets,
         own: BTreeMap::new(),
+        internal: BTreeMap::new(),
         frontends: BTreeMap::new(),
         failsafe_inbound: Vec::new(),
         failsafe_outbound: Vec::new(),
@@ -425,7 +426,7 @@ fn too_many_rules_are_refused_with_a_remedy() {
             name: "big".to_owned(),
             tier: "default".to_owned(),
         };
-        let policies = vec![PolicyBlock { id, staged: false, recheck: false, rules }];
+        let policies = vec![PolicyBlock { id, staged: false, on_change: None, rules }];
         let tiers = vec![TierBlock { name: "default".to_owned(), end: TierEnd::Pass, policies }];
         compile(&snapshot(Sets::default(), List { tiers })).map_err(|e| e.to_string())
     };

@@ -9,8 +9,8 @@ use super::binding::Bindings;
 use super::peers::{Peers, endpoint_labels};
 use super::rules::{self, Resolved};
 use crate::policy::{
-    Direction, Family, HepInterface, HostEndpoint, NodeView, OnPolicyChange, Order, Policy, PolicyKind,
-    Profile, Rule, Tier, TierDefault, World, defaults,
+    Direction, Family, HepInterface, HostEndpoint, OnPolicyChange, Order, Policy, PolicyKind, Profile, Rule,
+    Tier, TierDefault, World, defaults,
 };
 
 /// Names a policy for people and counters.
@@ -164,8 +164,8 @@ pub struct PolicyBlock {
     pub id: PolicyId,
     /// Counted, never enforced.
     pub staged: bool,
-    /// D15.
-    pub recheck: bool,
+    /// Its annotation; without one the node's setting counts, as it is when the flow is looked at (D15).
+    pub on_change: Option<OnPolicyChange>,
     pub rules: Vec<Resolved>,
 }
 
@@ -181,12 +181,11 @@ pub struct ResolvedLists {
 /// Lists of every endpoint that governs a device.
 pub fn resolve(
     world: &World,
-    view: &NodeView,
     heps: &BTreeMap<String, HostEndpoint>,
     bindings: &Bindings,
     peers: &mut Peers,
 ) -> ResolvedLists {
-    let mut builder = Builder { view, peers, blocks: BTreeMap::new(), empty: BTreeSet::new() };
+    let mut builder = Builder { peers, blocks: BTreeMap::new(), empty: BTreeSet::new() };
     let order = EvaluationOrder::new(world);
     let active: BTreeSet<&String> = bindings.devices.values().filter_map(|d| d.endpoint.as_ref()).collect();
     let mut used = BTreeSet::new();
@@ -309,7 +308,6 @@ impl<'a> EvaluationOrder<'a> {
 }
 
 struct Builder<'a> {
-    view: &'a NodeView,
     peers: &'a mut Peers,
     /// Rules of a (policy, direction) are resolved once, whatever number of lists they stand in.
     blocks: BTreeMap<(String, Direction), PolicyBlock>,
@@ -345,9 +343,8 @@ impl Builder<'_> {
         }
         let id = PolicyId::of(policy);
         let rules = self.rules(policy.rules(direction), Some(&id), direction);
-        let recheck =
-            policy.on_policy_change.unwrap_or(self.view.settings.on_policy_change) == OnPolicyChange::Recheck;
-        let block = PolicyBlock { id, staged: policy.kind.is_staged(), recheck, rules };
+        let on_change = policy.on_policy_change;
+        let block = PolicyBlock { id, staged: policy.kind.is_staged(), on_change, rules };
         self.blocks.insert(key, block.clone());
         block
     }
@@ -370,7 +367,6 @@ impl Builder<'_> {
     /// §3.8: profiles in the order listed; one that does not exist matches nothing.
     fn profiles(&mut self, hep: &HostEndpoint, world: &World, kind: ListKind) -> List {
         let direction = direction(kind);
-        let recheck = self.view.settings.on_policy_change == OnPolicyChange::Recheck;
         let mut tiers = Vec::new();
         for name in &hep.profiles {
             let Some(profile) = defaults::profile(world, name) else { continue };
@@ -378,7 +374,7 @@ impl Builder<'_> {
             if rules.is_empty() {
                 continue;
             }
-            let block = PolicyBlock { id: PolicyId::of_profile(name), staged: false, recheck, rules };
+            let block = PolicyBlock { id: PolicyId::of_profile(name), staged: false, on_change: None, rules };
             tiers.push(TierBlock { name: name.clone(), end: TierEnd::Pass, policies: vec![block] });
         }
         List { tiers }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dataplane_common::abi::own_flag;
 use ipnet::{IpNet, Ipv4Net};
 
+use super::binding::Bindings;
 use crate::policy::{Failsafe, NodeView, Protocol, World, defaults};
 
 /// Calico's device for IPVS: its addresses are the cluster's, not this node's, so no NodePort is there.
@@ -46,6 +47,27 @@ pub fn own_addresses(view: &NodeView) -> BTreeMap<IpNet, u32> {
 /// Whether an address is one of [`own_addresses`], broadcasts left out.
 pub fn is_own(own: &BTreeMap<IpNet, u32>, ip: &IpAddr) -> bool {
     ip.is_loopback() || own.get(&IpNet::from(*ip)).is_some_and(|flags| flags & own_flag::OWN != 0)
+}
+
+/// D27: where pods, Services and nodes have their addresses, as far as the documents say. Empty unless a device asks.
+pub fn internal_ranges(world: &World, bindings: &Bindings) -> BTreeMap<IpNet, u32> {
+    let mut ranges = BTreeMap::new();
+    if !bindings.devices.values().any(|d| d.anti_spoof) {
+        return ranges;
+    }
+    let mut add = |net: IpNet, bits: u32| *ranges.entry(net.trunc()).or_default() |= bits;
+    for node in world.nodes.values() {
+        node.pod_cidrs.iter().for_each(|net| add(*net, own_flag::INTERNAL));
+        node.internal_ips.iter().for_each(|ip| add(IpNet::from(*ip), own_flag::INTERNAL));
+    }
+    // Host-networked pods send as their node.
+    for pod in world.pods.values().filter(|p| !p.host_network && !p.terminated) {
+        pod.ips.iter().for_each(|ip| add(IpNet::from(*ip), own_flag::INTERNAL));
+    }
+    for ip in world.services.values().flat_map(|s| &s.cluster_ips) {
+        add(IpNet::from(*ip), own_flag::INTERNAL | own_flag::SERVICE);
+    }
+    ranges
 }
 
 /// As configured, or the defaults (D1).

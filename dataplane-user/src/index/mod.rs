@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub sets: Sets,
     /// Own addresses, broadcast addresses and loopback ranges, with `own_flag` bits.
     pub own: BTreeMap<IpNet, u32>,
+    /// Ranges of pods, Services and nodes, with `own_flag` bits; empty where no device asks for them (D27).
+    pub internal: BTreeMap<IpNet, u32>,
     /// (address, protocol, port) → `frontend_flag` bits (D3).
     pub frontends: BTreeMap<(IpAddr, Protocol, u16), u32>,
     /// Inbound failsafes (D1).
@@ -105,7 +107,7 @@ impl Snapshot {
         let host_endpoints = auto::with_auto_endpoints(world, view);
         let bindings = binding::bind(&host_endpoints, world, view);
         let mut peers = peers::Peers::new(world, &host_endpoints);
-        let resolved = lists::resolve(world, view, &host_endpoints, &bindings, &mut peers);
+        let resolved = lists::resolve(world, &host_endpoints, &bindings, &mut peers);
         let own = local::own_addresses(view);
         let sets = peers.into_sets();
         let facts = Facts {
@@ -124,6 +126,7 @@ impl Snapshot {
             sets,
             frontends: services::frontends(world, view, &own),
             own,
+            internal: local::internal_ranges(world, &bindings),
             failsafe_inbound: local::failsafe_inbound(world),
             failsafe_outbound: local::failsafe_outbound(world),
             infra: local::infra_peers(world, view),

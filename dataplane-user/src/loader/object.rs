@@ -1,7 +1,10 @@
 //! The embedded kernel object: opened, its maps created or taken from their pins.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
 
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use dataplane_common::{ABI_VERSION, FLOW_ABI_VERSION, names};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -33,8 +36,14 @@ const POLICY_MAPS: [&str; 18] = [
     names::MAP_SCRATCH,
 ];
 /// Maps of the flow layout, versioned apart (D49).
-const FLOW_MAPS: [&str; 4] =
-    [names::MAP_FLOWS, names::MAP_FLOWS_NEW, names::MAP_FLOWS_SAFE, names::MAP_FRAGMENTS];
+const FLOW_MAPS: [&str; 6] = [
+    names::MAP_FLOWS,
+    names::MAP_FLOWS_NEW,
+    names::MAP_FLOWS_SAFE,
+    names::MAP_FRAGMENTS,
+    names::MAP_ROOMS,
+    names::MAP_FLOW_EVENTS,
+];
 
 /// Where maps are pinned below the pin folder.
 pub fn policy_pins(pin_dir: &Path) -> PathBuf {
@@ -67,7 +76,21 @@ pub fn load(pin_dir: Option<&Path>) -> Result<Ebpf, Error> {
             }
         }
     }
+    let (coarse, seed) = (u32::from(has_coarse_clock()), seed());
+    loader.override_global(names::GLOBAL_COARSE, &coarse, true);
+    loader.override_global(names::GLOBAL_SEED, &seed, true);
     loader.load(OBJECT).map_err(|e| Error::object(pin_dir, e))
+}
+
+/// Kernel 5.11. Where it cannot be told, the clock that every kernel has will do.
+fn has_coarse_clock() -> bool {
+    is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_ktime_get_coarse_ns)
+        .unwrap_or(false)
+}
+
+/// A number that nobody outside can guess: the standard library's own secret for hash tables.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// Before 5.11 map memory counts against RLIMIT_MEMLOCK. Where that is refused, map creation says so itself.

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
 use dataplane_common::abi::{
-    Control, Counter, EthertypeKey, Hook, RuleCounterKey, RuleHits, Scratch, counter_index, spared_index,
+    Control, Counter, EthertypeKey, FlowEvent, Hook, RuleCounterKey, RuleHits, Scratch, counter_index,
+    spared_index,
 };
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::names;
+use dataplane_common::tables::FlowTable;
 use dataplane_common::verdict::{Reason, Verdict};
 use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
@@ -39,6 +41,7 @@ pub struct State {
     fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
     counters: PerCpuArray<MapData, Counter>,
     rule_hits: PerCpuHashMap<MapData, RuleCounterKey, RuleHits>,
+    flow_events: PerCpuArray<MapData, u64>,
     ethertypes: PerCpuHashMap<MapData, EthertypeKey, Counter>,
     scratch: PerCpuArray<MapData, Scratch>,
     events: Option<RingBuf<MapData>>,
@@ -58,6 +61,7 @@ impl State {
             fragments: take(source, names::MAP_FRAGMENTS)?,
             counters: take(source, names::MAP_COUNTERS)?,
             rule_hits: take(source, names::MAP_RULE_HITS)?,
+            flow_events: take(source, names::MAP_FLOW_EVENTS)?,
             ethertypes: take(source, names::MAP_ETHERTYPES)?,
             scratch: take(source, names::MAP_SCRATCH)?,
             events: Some(take(source, names::MAP_EVENTS)?),
@@ -107,6 +111,14 @@ impl State {
     /// Every confirmed flow.
     pub fn flows(&self) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
         entries(self.flows.iter(), names::MAP_FLOWS)
+    }
+    /// How many flows stand in a table.
+    pub fn count_flows(&self, table: FlowTable) -> usize {
+        match table {
+            FlowTable::Confirmed => self.flows.keys().count(),
+            FlowTable::Unconfirmed => self.flows_new.keys().count(),
+            FlowTable::Failsafe => self.flows_safe.keys().count(),
+        }
     }
     /// Removes a confirmed flow, if it is still there.
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), Error> {
@@ -171,6 +183,17 @@ impl State {
     pub fn ethertypes(&self) -> Result<BTreeMap<EthertypeKey, Counter>, Error> {
         let read = entries(self.ethertypes.iter(), names::MAP_ETHERTYPES)?;
         Ok(read.into_iter().map(|(key, per_cpu)| (key, sum(per_cpu.iter()))).collect())
+    }
+    /// What happened to the flow tables (D18), summed over CPUs.
+    pub fn flow_events(&self) -> Result<BTreeMap<FlowEvent, u64>, Error> {
+        let read = |event: FlowEvent| {
+            let per_cpu = self
+                .flow_events
+                .get(&(event as u32), 0)
+                .map_err(|e| Error::map(names::MAP_FLOW_EVENTS, "read", e))?;
+            Ok((event, per_cpu.iter().sum()))
+        };
+        FlowEvent::ALL.into_iter().map(read).collect()
     }
     /// What the last packet on a CPU left: its parsed form and decision.
     pub fn scratch(&self, cpu: usize) -> Result<Option<Scratch>, Error> {

@@ -113,6 +113,11 @@ struct Pending {
     way: Way,
     answer: Answer,
     hooks: u8,
+    /// Where it was judged, and the SYN itself: there the flow began, once it is answered.
+    device: String,
+    hook: Hook,
+    from: Option<String>,
+    first: Packet,
 }
 
 #[derive(Clone, Debug)]
@@ -191,17 +196,22 @@ impl Flow {
         pending.way != way && tcp.flags & (SYN | ACK) == SYN | ACK && answers(&tcp, pending.answer)
     }
 
-    fn observe(&mut self, packet: &Packet, way: Way, hook: Hook, now: Duration) {
+    fn observe(&mut self, packet: &Packet, way: Way, admission: &Admission<'_>, now: Duration) {
+        let hook = admission.hook;
+        let judged_here = admission.judged && hook == self.hook;
         let Some(tcp) = packet.tcp else {
             self.confirmed |= way == Way::Reply;
             self.last_seen = now;
             if way == Way::Original {
                 self.hooks |= hook.bit();
+                if judged_here {
+                    self.epoch = admission.epoch;
+                }
             }
             return;
         };
         if tcp.plain_syn() {
-            self.observe_syn(&tcp, way, hook, now);
+            self.observe_syn(packet, &tcp, way, admission, now);
             return;
         }
         let mut way = way;
@@ -214,6 +224,11 @@ impl Flow {
                 }
                 self.syn = Some(pending.answer);
                 self.hooks = pending.hooks;
+                self.device = pending.device;
+                self.hook = pending.hook;
+                self.from = pending.from;
+                self.first = Some(pending.first);
+                self.midway = false;
                 self.sides = [Side::Opening, Side::Silent];
                 self.next = [Some(pending.answer.0), None];
             }
@@ -221,11 +236,22 @@ impl Flow {
         self.observe_segment(&tcp, way);
         if way == Way::Original {
             self.hooks |= hook.bit();
+            if judged_here {
+                self.epoch = admission.epoch;
+            }
         }
         self.last_seen = now;
     }
 
-    fn observe_syn(&mut self, tcp: &Tcp, way: Way, hook: Hook, now: Duration) {
+    fn observe_syn(
+        &mut self,
+        packet: &Packet,
+        tcp: &Tcp,
+        way: Way,
+        admission: &Admission<'_>,
+        now: Duration,
+    ) {
+        let hook = admission.hook;
         let answer = answer_to(tcp);
         if way == Way::Original && !self.confirmed && self.sides[1] == Side::Silent {
             self.syn = Some(answer);
@@ -233,14 +259,29 @@ impl Flow {
             self.sides[0] = Side::Opening;
             self.next[0] = Some(answer.0);
             self.hooks |= hook.bit();
+            if admission.judged && hook == self.hook {
+                self.epoch = admission.epoch;
+            }
             self.last_seen = now;
             return;
         }
-        let hooks = match &self.pending {
-            Some(p) if p.way == way && p.answer.0 == answer.0 => p.hooks | hook.bit(),
-            _ => hook.bit(),
-        };
-        self.pending = Some(Pending { way, answer, hooks });
+        match &mut self.pending {
+            Some(p) if p.way == way && p.answer.0 == answer.0 => {
+                p.hooks |= hook.bit();
+                p.answer = answer;
+            }
+            pending => {
+                *pending = Some(Pending {
+                    way,
+                    answer,
+                    hooks: hook.bit(),
+                    device: admission.device.into(),
+                    hook,
+                    from: admission.from.map(Into::into),
+                    first: packet.clone(),
+                });
+            }
+        }
     }
 
     fn observe_segment(&mut self, tcp: &Tcp, way: Way) {
@@ -322,10 +363,7 @@ impl Flows {
         if let Some((flow, way)) = self.find(seen, now) {
             if way == Way::Original || flow.believable(packet) || syn {
                 let key = flow.id;
-                if admission.judged && way == Way::Original {
-                    flow.epoch = admission.epoch;
-                }
-                flow.observe(packet, way, admission.hook, now);
+                flow.observe(packet, way, admission, now);
                 let turned = (flow.id != key).then(|| flow.clone());
                 if let Some(flow) = turned {
                     self.flows.remove(&key);
@@ -355,7 +393,7 @@ impl Flows {
             next: [None; 2],
             last_seen: now,
         };
-        flow.observe(packet, Way::Original, admission.hook, now);
+        flow.observe(packet, Way::Original, admission, now);
         self.flows.insert(seen.id, flow);
     }
 

@@ -140,7 +140,7 @@ enum FlowSays {
     /// An error about a flow: it passes, and is no packet of the flow (D37).
     Related,
     /// A packet of this flow, which passes unless the flow is to be judged again (D15).
-    Known(FlowId, Judgement),
+    Known(FlowId, Way, Judgement),
     /// Judge it by policy; `grace`: it may begin a flow though it is no beginning.
     Policy { grace: bool },
 }
@@ -221,13 +221,14 @@ impl Model {
             FlowSays::Policy { grace } => grace,
             FlowSays::Verdict(judgement) => return judgement,
             FlowSays::Related => return stages::allow(Stage::Flow, Reason::FlowRelated),
-            FlowSays::Known(id, judgement) => {
-                if let Some(cut) = self.recheck(node, id, trace) {
-                    return cut;
+            FlowSays::Known(id, way, judgement) => match self.recheck(node, place, (id, way), trace) {
+                Rechecked::Cut(cut) => return cut,
+                Rechecked::ByPolicy => false,
+                Rechecked::Stands => {
+                    self.record(place, packet, None, false, false);
+                    return judgement;
                 }
-                self.record(place, packet, None, false, false);
-                return judgement;
-            }
+            },
         };
         let judgement = stages::policy(node, place, packet, trace);
         if judgement.allow {
@@ -266,7 +267,7 @@ impl Model {
             flow.id.dst.1,
             if flow.confirmed { "confirmed" } else { "not confirmed" },
         ));
-        let known = |flow: &Flow, reason| FlowSays::Known(flow.id, stages::allow(Stage::Flow, reason));
+        let known = |flow: &Flow, reason| FlowSays::Known(flow.id, way, stages::allow(Stage::Flow, reason));
         if syn {
             // D16: judged again, in its own direction.
             return by_policy;
@@ -287,31 +288,54 @@ impl Model {
         }
     }
 
-    /// D15: judges a flow again, in its original direction, where it began. A verdict only when it is cut.
-    fn recheck(&mut self, node: &Node<'_>, id: FlowId, trace: &mut Vec<String>) -> Option<Judgement> {
+    /// D15: judges a flow of an older epoch again, in its original direction, where it began.
+    fn recheck(
+        &mut self,
+        node: &Node<'_>,
+        here: &Place<'_>,
+        (id, way): (FlowId, Way),
+        trace: &mut Vec<String>,
+    ) -> Rechecked {
         let epoch = self.epoch;
-        let flow = self.flows.get(id).filter(|flow| flow.epoch != epoch)?;
+        let Some(flow) = self.flows.get(id) else { return Rechecked::Stands };
         let wanted = flow.recheck.unwrap_or(node.view.settings.on_policy_change);
-        if wanted == OnPolicyChange::Keep {
-            return None;
+        if wanted == OnPolicyChange::Keep || flow.epoch == epoch {
+            return Rechecked::Stands;
+        }
+        let Some(first) = flow.first.clone() else {
+            // Adopted: nobody saw it begin, so its original direction is judged wherever it comes by.
+            flow.epoch = epoch;
+            flow.hooks = 0;
+            return if way == Way::Original { Rechecked::ByPolicy } else { Rechecked::Stands };
+        };
+        if way == Way::Original && flow.hook != here.hook {
+            // What this hook admitted under the old policy counts no more.
+            return Rechecked::ByPolicy;
         }
         flow.epoch = epoch;
-        let first = flow.first.clone()?;
+        // The other hook's list is to be met again.
+        flow.hooks = flow.hook.bit();
         let (device, hook, from) = (flow.device.clone(), flow.hook, flow.from.clone());
         let governor = binding::governor(node.world, node.view, &device);
         let place = Place { device: &device, hook, from: from.as_deref(), governor: &governor };
         trace.push(format!("the world changed: the flow is judged again as on {device} {}", hook.name()));
-        if stages::failsafe(node, &place, &first).is_some() {
-            return None;
-        }
-        let judgement = stages::policy(node, &place, &first, trace);
+        let judgement = stages::failsafe(node, &place, &first)
+            .unwrap_or_else(|| stages::policy(node, &place, &first, trace));
         if judgement.allow {
             if let Some(flow) = self.flows.get(id) {
                 flow.recheck = judgement.recheck;
             }
-            return None;
+            return Rechecked::Stands;
         }
         self.flows.remove(id);
-        Some(stages::deny(Stage::Flow, Reason::FlowRechecked))
+        Rechecked::Cut(stages::deny(Stage::Flow, Reason::FlowRechecked))
     }
+}
+
+/// What a newer epoch makes of a flow (D15).
+enum Rechecked {
+    Stands,
+    /// Policy judges this packet, here and as it is.
+    ByPolicy,
+    Cut(Judgement),
 }

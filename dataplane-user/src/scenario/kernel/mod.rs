@@ -80,4 +80,6 @@ impl Engine for KernelEngine {
 }
 
 #[cfg(test)]
+mod flood;
+#[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use crate::resource;
 use dataplane_common::abi::{Counter, EthertypeKey, Hook};
 use dataplane_common::verdict::Verdict;
 
-fn engine() -> Option<KernelEngine> {
+pub(super) fn engine() -> Option<KernelEngine> {
     if let Err(why) = KernelEngine::available() {
         eprintln!("skipped: {why}");
         return None;
@@ -55,7 +55,7 @@ fn not_ip(ethertype: u16) -> Vec<u8> {
     frame
 }
 
-fn governed(engine: &mut KernelEngine, policies: &str) {
+pub(super) fn governed(engine: &mut KernelEngine, policies: &str) {
     let mut store = resource::Store::default();
     let endpoint = "{apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {name: h, labels: {a: b}}, \
                     spec: {node: node1, interfaceName: eth0}}";
@@ -66,7 +66,7 @@ fn governed(engine: &mut KernelEngine, policies: &str) {
     engine.set_world(store.world(), &view()).unwrap();
 }
 
-fn send(engine: &mut KernelEngine, hook: Hook, frame: Vec<u8>) -> Outcome {
+pub(super) fn send(engine: &mut KernelEngine, hook: Hook, frame: Vec<u8>) -> Outcome {
     engine.judge(&PacketIn { device: "eth0".to_owned(), hook, from: None, frame }).unwrap()
 }
 
@@ -117,6 +117,17 @@ fn a_rule_knows_when_it_was_hit_last() {
     assert_eq!(second.1, first.1 + 1);
 }
 
+/// D46.
+#[test]
+fn without_a_generation_nothing_is_enforced() {
+    let Some(mut engine) = engine() else { return };
+    governed(&mut engine, "");
+    assert_eq!(send(&mut engine, Hook::Ingress, syn()).verdict, "Deny");
+    engine.run(|lab| Ok(lab.dataplane().update_control(|control| control.active = 0)?)).unwrap();
+    let outcome = send(&mut engine, Hook::Ingress, syn());
+    assert_eq!((outcome.verdict.as_str(), outcome.reason.as_str()), ("Ungoverned", "no_generation"));
+}
+
 #[test]
 fn tables_are_applied_and_packets_judged() {
     let Some(mut engine) = engine() else { return };
@@ -130,4 +141,21 @@ fn tables_are_applied_and_packets_judged() {
     engine.set_world(&world, &view()).unwrap();
     let outcome = engine.judge(&packet).unwrap();
     assert_eq!((outcome.verdict.as_str(), outcome.stage.as_str()), ("Deny", "profile"), "{outcome:?}");
+}
+
+/// The verifier gives up at a million instructions; older kernels explore more states than this one, so half of that
+/// must be left.
+#[test]
+fn programs_are_far_from_the_verifiers_limit() {
+    let Some(engine) = engine() else { return };
+    for hook in [Hook::Ingress, Hook::Egress] {
+        let counted = engine
+            .run(move |lab| {
+                let info = lab.dataplane().program(hook)?.info()?;
+                Ok((info.verified_instruction_count(), info.size_translated().map(|bytes| bytes / 8)))
+            })
+            .unwrap();
+        println!("{}: verified {:?}, translated {:?}", hook.name(), counted.0, counted.1);
+        assert!(counted.0.is_none_or(|count| count < 500_000), "{counted:?}");
+    }
 }
