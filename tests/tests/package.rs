@@ -231,6 +231,12 @@ fn story(first: &Path, next: &Path) -> Result<()> {
     ] {
         ensure!(root.path(file).exists(), "{file} is not there");
     }
+    // Every man page of the repository comes along.
+    let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/man");
+    for entry in fs::read_dir(pages).into_iter().flatten().filter_map(Result::ok) {
+        let page = format!("usr/share/man/man1/{}.gz", entry.file_name().to_string_lossy());
+        ensure!(root.path(&page).is_file(), "{page} is not there");
+    }
     ensure!(root.systemctl() == "daemon-reload\n", "{}", root.systemctl());
     ensure!(root.attached()? == 0, "something is attached");
     root.libraries(&root.path("usr/bin/portcullis"))?;

@@ -1,9 +1,13 @@
 //! A cpio archive in the "newc" format, as the kernel reads it for an initramfs.
 
+use std::collections::BTreeSet;
+
 #[derive(Default)]
 pub(crate) struct Archive {
     bytes: Vec<u8>,
     inode: u32,
+    /// Those that are there already.
+    folders: BTreeSet<String>,
 }
 
 /// File types as in `st_mode`.
@@ -13,10 +17,17 @@ const CHARACTER_DEVICE: u32 = 0o020_000;
 
 impl Archive {
     pub(crate) fn folder(&mut self, name: &str) {
+        if !self.folders.insert(name.to_owned()) {
+            return;
+        }
         self.entry(name, FOLDER | 0o755, (0, 0), &[]);
     }
 
+    /// The kernel makes no folders by itself: those above `name` come first.
     pub(crate) fn file(&mut self, name: &str, permissions: u32, content: &[u8]) {
+        for (at, _) in name.match_indices('/') {
+            self.folder(&name[..at]);
+        }
         self.entry(name, FILE | permissions, (0, 0), content);
     }
 

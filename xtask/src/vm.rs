@@ -2,6 +2,7 @@
 //! The kernel comes from Debian's package, unpacked and not installed; the test is PID 1 of an initramfs.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -12,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     cpio::Archive,
     packages::{self, Release, VM_TOOLS},
-    run::{self, cargo, command, has_program, root, say, target},
+    run::{self, cargo, command, has_program, printed, root, say, target},
     setup::vm_cache,
     test::{self, Outcome},
 };
@@ -40,8 +41,6 @@ pub(crate) const KERNELS: [Kernel; 2] = [
 
 /// Modules of the cloud kernels that we need, in the order of their dependencies.
 const MODULES: [&str; 3] = ["sch_ingress", "cls_bpf", "veth"];
-
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// Why a kernel was not tested.
 pub(crate) enum Missing {
@@ -119,30 +118,20 @@ fn test_kernels(kernels: &[&Kernel]) -> Result<Outcome> {
     })
 }
 
-/// Static programs: the test (PID 1) and the agent.
+/// The programs: the test (PID 1) and the agent.
 pub(crate) struct Test {
     pub(crate) program: PathBuf,
     pub(crate) agent: PathBuf,
 }
 
 pub(crate) fn build_test() -> Result<Test> {
-    say("building the static test program for the VMs");
+    say("building the test program for the VMs");
     let mut build = cargo(Duration::from_secs(1200));
-    build.args([
-        "build",
-        "--package",
-        "tests",
-        "--bin",
-        "vmtest",
-        "--package",
-        "dataplane-user",
-        "--bin",
-        "portcullis",
-    ]);
-    build.args(["--target", TRIPLE]);
-    build.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static");
+    // The same build as everything else uses: a static one would compile every dependency once more.
+    build.args(["build", "--package", "tests", "--bin", "vmtest", "--package", "dataplane-user", "--bin"]);
+    build.arg("portcullis");
     run::run(&mut build)?;
-    let folder = target().join(TRIPLE).join("debug");
+    let folder = target().join("debug");
     Ok(Test { program: folder.join("vmtest"), agent: folder.join("portcullis") })
 }
 
@@ -270,11 +259,25 @@ pub(crate) fn base(files: &KernelFiles, programs: &Test) -> Result<Archive> {
     archive.console();
     archive.file("init", 0o755, &fs::read(&programs.program)?);
     archive.file("bin/portcullis", 0o755, &fs::read(&programs.agent)?);
+    for library in libraries(&[&programs.program, &programs.agent])? {
+        archive.file(library.trim_start_matches('/'), 0o755, &fs::read(&library)?);
+    }
     for (number, module) in files.modules.iter().enumerate() {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
         archive.file(&format!("modules/{number:02}-{name}"), 0o644, &fs::read(module)?);
     }
     Ok(archive)
+}
+
+/// What the programs are linked with, the loader included, as paths on this machine.
+fn libraries(programs: &[&Path]) -> Result<BTreeSet<String>> {
+    let mut all = BTreeSet::new();
+    for program in programs {
+        let text = printed(command("ldd", Duration::from_secs(20)).arg(program))
+            .with_context(|| format!("ldd cannot read {}", program.display()))?;
+        all.extend(text.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned));
+    }
+    Ok(all)
 }
 
 /// The scenarios with the manifests that they name. What this kernel cannot simulate is named, not hidden.

@@ -97,15 +97,11 @@ fn the_table_says_what_the_reader_does() {
 
 fn held_to(path: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-    if std::env::var_os("PORTCULLIS_WRITE_DOCS").is_some() {
+    if std::env::var_os("PORTCULLIS_BLESS").is_some() {
         std::fs::write(&path, text).unwrap();
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == text,
-        "{} is not what the code says: PORTCULLIS_WRITE_DOCS=1 cargo test",
-        path.display()
-    );
+    assert!(found == text, "{} is not what the code says: PORTCULLIS_BLESS=1 cargo test", path.display());
 }
 
 #[test]

@@ -133,7 +133,8 @@ fn data(binary: &Path, more_settings: &[&str]) -> Result<Tree> {
     tree.file(&format!("{doc}/README.md"), 0o644, fs::read(root().join("README.md"))?);
     add_folder(&mut tree, &root().join("docs"), doc)?;
     add_folder(&mut tree, &root().join("policies"), &format!("{doc}/examples"))?;
-    generated(binary, &mut tree)?;
+    man_pages(&mut tree)?;
+    completions(binary, &mut tree)?;
     Ok(tree)
 }
 
@@ -155,8 +156,26 @@ fn add_folder(tree: &mut Tree, from: &Path, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// Man pages and completions, as the binary prints them.
-fn generated(binary: &Path, tree: &mut Tree) -> Result<()> {
+/// The man pages of the repository, which a test holds to the program.
+fn man_pages(tree: &mut Tree) -> Result<()> {
+    let folder = root().join("docs/man");
+    if !folder.is_dir() {
+        say("there is no docs/man: the package goes without man pages");
+        return Ok(());
+    }
+    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.ends_with(".1") {
+            tree.file(&format!("usr/share/man/man1/{name}.gz"), 0o644, deb::gzip(&fs::read(&path)?)?);
+        }
+    }
+    Ok(())
+}
+
+/// Completions, as the binary prints them.
+fn completions(binary: &Path, tree: &mut Tree) -> Result<()> {
     let say_of = |words: &[&str]| {
         printed(command(&binary.display().to_string(), Duration::from_secs(20)).args(words))
             .filter(|text| !text.is_empty())
@@ -165,17 +184,14 @@ fn generated(binary: &Path, tree: &mut Tree) -> Result<()> {
     for (shell, path) in COMPLETIONS {
         match say_of(&["completions", shell]) {
             Some(text) => tree.file(path, 0o644, text + "\n"),
-            None => missing.push(format!("completions for {shell}")),
+            None => missing.push(shell),
         }
-    }
-    match say_of(&["man"]) {
-        Some(text) => {
-            tree.file("usr/share/man/man1/portcullis.1.gz", 0o644, deb::gzip((text + "\n").as_bytes())?)
-        }
-        None => missing.push("man page".into()),
     }
     if !missing.is_empty() {
-        say(&format!("this build prints no {}: the package goes without", missing.join(", ")));
+        say(&format!(
+            "this build prints no completions for {}: the package goes without",
+            missing.join(", ")
+        ));
     }
     Ok(())
 }
