@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Answer;
 use super::output::{print_json, print_lines, read_documents, tell};
 use crate::agent::state::API_VERSION;
+use crate::index::{Snapshot, status};
 use crate::lint::{self, Code, Finding};
 use crate::policy::{Problem, Severity};
 use crate::resource::Store;
@@ -42,8 +43,9 @@ pub fn run(args: &LintArgs) -> Result<Answer> {
     let report = store.replace(documents);
     // What is refused is `validate`'s business; here it only must not be forgotten.
     let refused = tell(report.errors());
-    let findings = match &args.node {
-        Some(node) => lint::check(store.world(), &super::explain::live_view(node)?),
+    let view = args.node.as_deref().map(super::explain::live_view).transpose()?;
+    let findings = match &view {
+        Some(view) => lint::check(store.world(), view),
         None => lint::check_documents(store.world()),
     };
     let mut problems: Vec<(Option<Finding>, Problem)> =
@@ -56,7 +58,13 @@ pub fn run(args: &LintArgs) -> Result<Answer> {
     match args.output {
         LintOutput::Json => {
             let items: Vec<Value> = problems.iter().map(|(f, p)| item(f.as_ref(), p)).collect();
-            print_json(&json!({"apiVersion": API_VERSION, "kind": "LintReport", "findings": items}))?;
+            let mut report = json!({"apiVersion": API_VERSION, "kind": "LintReport", "findings": items});
+            if let Some(view) = &view {
+                // What became of each object on this machine: accepted or not, who selects it, what of it never acts.
+                let objects = status::of(&store, &Snapshot::build(store.world(), view));
+                report["objects"] = serde_json::to_value(objects)?;
+            }
+            print_json(&report)?;
         }
         LintOutput::Text => {
             print_lines(problems.iter().map(|(_, p)| p.to_string()))?;
