@@ -29,8 +29,6 @@ use self::judge::Disagreement;
 
 /// Cases at once. The kernel engine mostly waits for RCU grace periods, so this is more than the cores.
 const WORKERS: usize = 6;
-/// How long one disagreement is made smaller.
-const SHRINK_FOR: Duration = Duration::from_secs(120);
 /// Disagreements that are made small; more of them are counted.
 const SHRUNK: usize = 8;
 
@@ -44,6 +42,8 @@ pub struct Options {
     pub packets: usize,
     /// No case begins later than this.
     pub within: Option<Duration>,
+    /// How long one disagreement is made smaller.
+    pub shrink: Duration,
     /// Where disagreements are written; made if it does not exist.
     pub out: PathBuf,
 }
@@ -124,7 +124,7 @@ fn write_down(
             report.unsteady.push(seed);
             continue;
         }
-        let mut small = shrink::shrink(&case, &disagreement, Instant::now() + SHRINK_FOR);
+        let mut small = shrink::shrink(&case, &disagreement, Instant::now() + options.shrink);
         small.name = format!("random-{seed}");
         let text = judge::both(&small)?.disagreement.map_or(disagreement.text.clone(), |d| d.text);
         let file = write(&options.out, seed, &small, &text)?;
