@@ -45,6 +45,9 @@ struct RandomArgs {
     /// Begin no case after so many seconds
     #[arg(long, requires = "random", value_name = "SECONDS")]
     within: Option<u64>,
+    /// Make each disagreement smaller for at most so many seconds
+    #[arg(long, default_value_t = 60, requires = "random", value_name = "SECONDS")]
+    shrink: u64,
     /// Folder for the disagreements
     #[arg(long, default_value = "found", requires = "random", value_name = "FOLDER")]
     out: PathBuf,
@@ -127,6 +130,7 @@ fn run_random(args: &TestArgs, cases: usize) -> ExitCode {
         seed: wanted.seed,
         packets: wanted.packets,
         within,
+        shrink: Duration::from_secs(wanted.shrink),
         out: wanted.out.clone(),
     };
     let report = match random::run(&options) {

@@ -72,7 +72,9 @@ pub(super) fn policy(dice: &mut Dice, number: usize) -> Value {
 }
 
 fn rule_list(dice: &mut Dice, side: Side) -> Value {
-    let count = dice.weighted(&[(1, 0), (3, 1), (3, 2), (2, 3), (1, 5)]);
+    // Now and then more than the 64 rules of one word of a compiled row.
+    let many = dice.between(60, 140);
+    let count = dice.weighted(&[(20, 0), (60, 1), (60, 2), (40, 3), (20, 5), (5, many)]);
     let mut rules: Vec<Value> = (0..count).map(|_| rules::rule(dice, side)).collect();
     if dice.percent(25) {
         rules.push(json!({"action": dice.pick(&["Allow", "Deny", "Pass"])}));
