@@ -1,6 +1,7 @@
 //! The reference model: what `semantics.md` and `decisions.md` say, as plainly as code can say it. It is small,
 //! slow and obvious, keeps no compiled form, and shares no code with the compiler or the kernel program, so
-//! that a disagreement between the two means a mistake in one of them.
+//! that a disagreement between the two means a mistake in one of them. What the documents leave open, and both
+//! follow by convention, stands in ARCHITECTURE.md.
 
 mod binding;
 mod flows;

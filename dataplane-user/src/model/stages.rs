@@ -132,7 +132,8 @@ pub(crate) fn failsafe(node: &Node<'_>, place: &Place<'_>, packet: &Packet) -> O
             let lease = protocol == 17 && matches!(dport, 68 | 546);
             let here = node.owns(packet.dst) || node.is_broadcast(packet.dst);
             let service = node.frontend(packet.dst, protocol, dport) == Frontend::Service;
-            if lease || (here && !service) { found(Reason::FailsafeInbound) } else { None }
+            // An address that the lease is still to bring is no frontend; a failsafe never opens one.
+            if (lease || here) && !service { found(Reason::FailsafeInbound) } else { None }
         }
         Hook::Egress => {
             if !node.locally_sent(place.from, packet.src) {
