@@ -147,7 +147,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// A policy comes, changes or goes; so do network sets.
+/// A policy, a network set or the failsafes come, change or go.
 fn change(dice: &mut Dice, store: &mut Store) -> Option<Value> {
     if dice.percent(30) {
         let kinds = ["GlobalNetworkPolicy", "GlobalNetworkPolicy", "GlobalNetworkSet", "HostEndpoint"];
@@ -160,7 +160,13 @@ fn change(dice: &mut Dice, store: &mut Store) -> Option<Value> {
         store.delete(kind, "", &name).ok()?;
         return Some(json!({"delete": [format!("{kind}/{name}")]}));
     }
-    let number = dice.below(9);
-    let document = policies::policy(dice, number);
+    let document = match dice.below(10) {
+        0 | 1 => objects::felix(dice),
+        2 => objects::network_set(dice, 0),
+        _ => {
+            let number = dice.below(9);
+            policies::policy(dice, number)
+        }
+    };
     accepted(store, &document).then(|| json!({"apply": [document]}))
 }

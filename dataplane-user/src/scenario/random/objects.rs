@@ -99,7 +99,7 @@ fn endpoint(dice: &mut Dice, name: &str, device: Option<&str>) -> Value {
     json!({"apiVersion": CALICO, "kind": "HostEndpoint", "metadata": metadata, "spec": spec})
 }
 
-fn network_set(dice: &mut Dice, number: usize) -> Value {
+pub(super) fn network_set(dice: &mut Dice, number: usize) -> Value {
     let count = dice.between(0, 4);
     let nets: Value = (0..count)
         .map(|_| {
@@ -227,7 +227,7 @@ fn nodes(dice: &mut Dice) -> Vec<Value> {
     vec![own, other]
 }
 
-fn felix(dice: &mut Dice) -> Value {
+pub(super) fn felix(dice: &mut Dice) -> Value {
     let mut spec = Map::new();
     for key in ["failsafeInboundHostPorts", "failsafeOutboundHostPorts"] {
         if dice.percent(50) {
