@@ -26,6 +26,8 @@ const SKB_INGRESS_IFINDEX: usize = 36;
 const SKB_IFINDEX: usize = 40;
 /// Shortest frame that `BPF_PROG_TEST_RUN` takes: an Ethernet header.
 const SHORTEST: usize = 14;
+/// Longest time for which the kernel's coarse clock stands still (HZ=100).
+const COARSE_TICK_NS: u64 = 10_000_000;
 /// ICMP echo request, v4 and v6: the key space of adopted pings.
 const ECHO_REQUEST: (u8, u8) = (8, 128);
 
@@ -72,6 +74,8 @@ impl Lab {
     }
     pub(super) fn advance(&mut self, by: Duration) -> anyhow::Result<()> {
         let by = u64::try_from(by.as_nanos()).context("that is more than 584 years")?;
+        // The coarse clock may not have moved since the last packet: what lives exactly `by` must be over.
+        let by = by.saturating_add(COARSE_TICK_NS);
         self.dataplane
             .update_control(|control| control.clock_offset_ns = control.clock_offset_ns.wrapping_add(by))?;
         Ok(())
