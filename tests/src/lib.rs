@@ -3,6 +3,8 @@
 
 pub mod boot;
 pub mod bpffs;
+pub mod desk;
+pub mod docs;
 pub mod kube_proxy;
 pub mod netns;
 pub mod probe;

@@ -18,7 +18,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// For the namespaces.
-pub(crate) const NAMESPACE_TOOLS: [Tool; 8] = [
+pub(crate) const NAMESPACE_TOOLS: [Tool; 9] = [
     tool("mount", "mount"),
     tool("nsenter", "util-linux"),
     tool("ip", "iproute2"),
@@ -26,6 +26,7 @@ pub(crate) const NAMESPACE_TOOLS: [Tool; 8] = [
     tool("nft", "nftables"),
     tool("iptables-restore", "iptables"),
     tool("conntrack", "conntrack"),
+    tool("curl", "curl"),
     tool("bpftool", "bpftool"),
 ];
 

@@ -5,6 +5,8 @@ pub mod chain;
 mod clsact;
 pub mod detach;
 pub mod link;
+#[cfg(test)]
+mod maps_page;
 pub mod object;
 pub mod pins;
 pub mod turnstile;
