@@ -37,7 +37,7 @@ macro_rules! limit {
     };
 }
 
-const MAPS: [About; 22] = [
+const MAPS: [About; 24] = [
     about(
         names::MAP_CONTROL,
         Writer::Agent,
@@ -134,6 +134,18 @@ const MAPS: [About; 22] = [
         Writer::Programs,
         limit!(MAX_FRAGMENTS),
         "What the first fragment of a packet got, for the later ones (D36).",
+    ),
+    about(
+        names::MAP_ROOMS,
+        Writer::Programs,
+        None,
+        "Who holds a place among unconfirmed flows and fragments, so that one source cannot take them all (D18).",
+    ),
+    about(
+        names::MAP_FLOW_EVENTS,
+        Writer::Programs,
+        None,
+        "How often a flow table was full, or an entry made room for another.",
     ),
     about(
         names::MAP_COUNTERS,
