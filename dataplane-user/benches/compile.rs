@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p dataplane-user --bench compile`. Wanted: cold under a second, and under a millisecond of index
 //! work when one pod is added.
+//!
+//! Seen on two busy cores: index 0.15 s, index and compile 0.55 s. One pod added: 0.16 s, since everything is built again.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
