@@ -51,6 +51,19 @@ impl Agent {
         self.trouble.retain(|place, _| !place.starts_with("device ") || names.contains(place));
     }
 
+    /// Attaches to what carries no program yet, and leaves all else as it is: before a generation that governs more.
+    pub(super) fn attach_new(&mut self, snapshot: &Snapshot) {
+        for (device, binding) in wanted(snapshot) {
+            if self.attacher.carries(binding.ifindex) {
+                continue;
+            }
+            match self.attach_one(device, binding.ifindex) {
+                Ok(()) => self.attacher.finished(device, binding.ifindex),
+                Err(e) => self.fails(&format!("device {device}"), &e),
+            }
+        }
+    }
+
     fn attach_one(&mut self, device: &str, ifindex: u32) -> Result<()> {
         for hook in HOOKS {
             let program = self.dataplane.program(hook)?;

@@ -1,7 +1,9 @@
-//! Removes confirmed flows that ended. The tables of unconfirmed flows evict by themselves (D18).
+//! What is given back every tick, apart from anything that waits: confirmed flows that ended (the tables of
+//! unconfirmed flows evict by themselves, D18), and generations that nobody needs.
 
 use std::fs;
 
+use dataplane_common::decide::timeout_ns;
 use dataplane_common::flow::{FlowEntry, FlowKey, TcpState};
 use dataplane_common::packet::protocol;
 
@@ -49,11 +51,23 @@ impl Timeouts {
     }
 
     fn expired(&self, key: &FlowKey, entry: &FlowEntry, now_ns: u64) -> bool {
-        now_ns.saturating_sub(entry.last_seen_ns) > self.of(key, entry).saturating_mul(NS)
+        let limit = self.of(key, entry).saturating_mul(NS).min(timeout_ns(entry, key.protocol));
+        now_ns.saturating_sub(entry.last_seen_ns) > limit
     }
 }
 
 impl Agent {
+    /// Each freed slot waits for packets in flight: not where an edit waits.
+    pub(super) fn free_retired(&mut self) {
+        if !std::mem::take(&mut self.retired) {
+            return;
+        }
+        match self.dataplane.free_retired() {
+            Ok(()) => drop(self.trouble.remove("old generations")),
+            Err(e) => self.fails("old generations", &e.into()),
+        }
+    }
+
     /// Every tick.
     pub(super) fn collect_flows(&mut self) {
         let result = self.dataplane.now_ns().and_then(|now| {

@@ -1,7 +1,9 @@
 //! The agent: a closed set of events drives one owner task: folder → store → snapshot → tables → maps → devices.
 //! Whatever fails is told, and what is in force stays in force (D22).
 
+mod adopt;
 mod devices;
+mod enforce;
 pub mod folder;
 mod gc;
 pub mod lastgood;
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::compile::{Tables, compile};
+use crate::compile::Tables;
 use crate::index::Snapshot;
 use crate::loader::attach::{Attacher, Mechanism};
 use crate::loader::link::Links;
@@ -111,6 +113,8 @@ pub async fn run(options: Options) -> Result<()> {
         watch::relief(pin_dir.path(), sender.clone());
     }
     let watch = watch::start(&options.policies, changes, sender)?;
+    // The folder is not read yet: this is what the last agent had in force.
+    let last_world = restored.complete.then(|| folder.world().clone());
     let dataplane = Dataplane::load(&LoadOptions { pin_dir: Some(pin_dir.path().to_owned()) })?;
     let publisher = Publisher::start(pin_dir.path(), &options.state_dir)?;
     let mechanism = options.attach.unwrap_or_else(Mechanism::of_this_kernel);
@@ -120,6 +124,11 @@ pub async fn run(options: Options) -> Result<()> {
         watch,
         restored,
         saved: None,
+        last_world,
+        flows_lost: dataplane.has_fresh_flows(),
+        adopted: None,
+        retired: true,
+        pin_dir,
         options,
         links,
         dataplane,
@@ -163,6 +172,14 @@ struct Agent {
     restored: Restored,
     /// What the file of the last good state holds.
     saved: Option<LastGood>,
+    /// What the last agent had in force.
+    last_world: Option<World>,
+    /// The flow tables are new: nothing in them tells what lives.
+    flows_lost: bool,
+    adopted: Option<enforce::Adopted>,
+    /// Generations that nobody needs hold memory.
+    retired: bool,
+    pin_dir: PinDir,
 }
 
 /// What became of the last good state that an agent before us left.
@@ -222,6 +239,7 @@ impl Agent {
                 Some(Event::Tick) => {
                     pending.note(true, true, Instant::now());
                     self.collect_flows();
+                    self.free_retired();
                 }
                 Some(Event::Relieved) => {
                     tracing::info!("an agent takes over");
@@ -268,81 +286,6 @@ impl Agent {
         Ok(NodeView { settings: self.options.settings.clone(), ..view })
     }
 
-    /// Brings the kernel to what folder and node say. Tables first: no device gets a program that has none.
-    fn reconcile(&mut self) {
-        let snapshot = Snapshot::build(self.folder.world(), &self.view);
-        if self.safety.held {
-            // `trouble` says why; what is in force stays.
-        } else if self.must_not_replace() {
-            let text = "documents were rejected, and what an earlier agent accepted of them is not known: the \
-                        generation that it left stays in force until the documents are repaired or removed";
-            self.trouble.insert("folder".into(), text.into());
-            tracing::error!("{text}");
-        } else {
-            self.trouble.remove("folder");
-            self.enforce(&snapshot);
-            self.refuse_trial();
-        }
-        self.publish(&snapshot);
-    }
-
-    /// What is in force now is the last good state (D46).
-    fn save(&mut self) {
-        // What may yet be undone is not good enough for the next boot.
-        if self.on_trial() {
-            return;
-        }
-        let last = self.folder.last_good();
-        if self.saved.as_ref() == Some(&last) {
-            return;
-        }
-        match last.save(&self.options.state_dir) {
-            Ok(()) => {
-                self.trouble.remove("last good state");
-                self.saved = Some(last);
-            }
-            Err(e) => self.fails("last good state", &e),
-        }
-    }
-
-    /// Without a last good state a broken file must not lift what the last agent enforced, nor a part of it (D22).
-    fn must_not_replace(&self) -> bool {
-        self.tables.is_none()
-            && !self.restored.complete
-            && self.dataplane.generations().number() > 0
-            && self.folder.problems().iter().any(is_error)
-    }
-
-    fn enforce(&mut self, snapshot: &Snapshot) {
-        let tables = match compile(snapshot) {
-            Ok(tables) => tables,
-            Err(e) => return self.fails("compile", &e.into()),
-        };
-        self.trouble.remove("compile");
-        if self.safety.begin.is_some() || self.tables.as_ref() != Some(&tables) {
-            match self.begin().and_then(|()| self.flip(&tables)) {
-                Ok(()) => {
-                    self.since = SystemTime::now();
-                    self.trouble.remove("maps");
-                    self.tables = Some(tables);
-                }
-                Err(e) => return self.fails("maps", &e),
-            }
-        }
-        self.save();
-        self.attach(snapshot);
-    }
-
-    /// On a node without any generation: one that governs nothing, so that what follows makes devices governed and
-    /// begins their grace (D17); flows that live already are not cut.
-    fn begin(&mut self) -> Result<()> {
-        if self.dataplane.generations().number() == 0 {
-            let nothing = Snapshot::build(&World::default(), &self.view);
-            self.dataplane.apply(&compile(&nothing)?)?;
-        }
-        Ok(())
-    }
-
     fn fails(&mut self, place: &str, error: &anyhow::Error) {
         let text = format!("{error:#}");
         if self.trouble.get(place) != Some(&text) {
@@ -351,10 +294,9 @@ impl Agent {
         self.trouble.insert(place.to_owned(), text);
     }
 
-    /// The state file, and the line on stdout that people and tests wait for.
+    /// The state file, then the line on stdout that people and tests wait for: who reads it finds the file.
     fn publish(&mut self, snapshot: &Snapshot) {
         let state = State::new(self, snapshot);
-        // The state before the line: whoever waits for the line may read the state at once.
         match state.write(&self.options.state_dir) {
             Ok(()) => drop(self.trouble.remove("state")),
             Err(e) => self.fails("state", &e),

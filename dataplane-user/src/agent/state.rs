@@ -65,6 +65,12 @@ pub struct State {
     /// Why the last good state on disk could not be used, if so.
     #[serde(default)]
     pub last_good_ignored: Option<String>,
+    /// Device → when its grace ends, Unix seconds (D17): until then mid-flow packets are judged by policy.
+    #[serde(default)]
+    pub grace: BTreeMap<String, u64>,
+    /// The last take-over of live flows by this agent (D17).
+    #[serde(default)]
+    pub adoption: Option<AdoptionState>,
     /// Rules of the generation in force.
     pub rules: Vec<RuleState>,
 }
@@ -106,6 +112,34 @@ pub struct KeptState {
 impl From<super::folder::Kept> for KeptState {
     fn from(k: super::folder::Kept) -> Self {
         Self { object: k.object, file: k.file, accepted: k.accepted, since: k.since, reasons: k.reasons }
+    }
+}
+
+/// Live flows that were taken over.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AdoptionState {
+    /// Unix seconds.
+    pub at: u64,
+    /// Flows that only connection tracking knew.
+    pub conntrack: u64,
+    /// Flows that only sockets knew.
+    pub sockets: u64,
+    /// Entries that could not be read.
+    pub unreadable: u64,
+    /// What could not be asked: such flows have only their grace.
+    pub errors: Vec<String>,
+}
+
+impl From<&super::enforce::Adopted> for AdoptionState {
+    fn from(a: &super::enforce::Adopted) -> Self {
+        Self {
+            at: a.at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            conntrack: a.found.conntrack,
+            sockets: a.found.sockets,
+            unreadable: a.found.unreadable,
+            errors: a.found.errors.clone(),
+        }
     }
 }
 
@@ -202,6 +236,8 @@ impl State {
             problems: agent.folder.problems().iter().map(ProblemState::from).collect(),
             kept: agent.folder.kept().into_iter().map(KeptState::from).collect(),
             last_good_ignored: agent.restored.ignored.clone(),
+            grace: agent.graces().into_iter().map(|(device, left)| (device, now() + left)).collect(),
+            adoption: agent.adopted.as_ref().map(AdoptionState::from),
             rules: rules(agent),
         }
     }
@@ -351,6 +387,8 @@ pub(crate) mod tests {
             problems: Vec::new(),
             kept: Vec::new(),
             last_good_ignored: None,
+            grace: BTreeMap::new(),
+            adoption: None,
             rules: Vec::new(),
         }
     }

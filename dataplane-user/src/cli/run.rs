@@ -36,6 +36,10 @@ pub struct RunArgs {
     /// How programs are attached. Default: TCX links from Linux 6.6 on, else clsact
     #[arg(long, value_enum)]
     attach: Option<Mechanism>,
+    /// Seconds for which packets of connections that began unseen are judged by policy, on a device that becomes
+    /// governed. Default: 60
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=3600))]
+    grace: Option<u32>,
     /// Node-wide: count what policy denies, drop nothing. Lasts until an agent runs without it
     #[arg(long)]
     audit: bool,
@@ -69,7 +73,8 @@ fn start(args: RunArgs, role: Role) -> Result<Answer> {
 
 /// The file's settings, and over them what the command line says.
 fn options(args: RunArgs, role: Role) -> Result<Options> {
-    let config = settings::load(args.config.as_deref())?;
+    let mut config = settings::load(args.config.as_deref())?;
+    config.settings.grace_seconds = args.grace.unwrap_or(config.settings.grace_seconds);
     Ok(Options {
         role,
         node: args.node.or(config.node).map_or_else(hostname, Ok)?,

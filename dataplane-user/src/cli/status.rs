@@ -221,6 +221,12 @@ fn documents(out: &mut Vec<String>, state: &State) {
         format!("{}: accepted {accepted} ago, kept for {since}: {}", k.object, k.reasons.join("; "))
     });
     section(out, "Kept at their last good version", kept);
+    let adoption = state.adoption.iter().flat_map(|a| {
+        let counts = format!("{} flows from conntrack, {} from sockets", a.conntrack, a.sockets);
+        let unread = (a.unreadable > 0).then(|| format!("{} entries could not be read", a.unreadable));
+        [counts].into_iter().chain(unread).chain(a.errors.iter().map(|e| format!("not all: {e}")))
+    });
+    section(out, "Live flows that were taken over", adoption);
     let problems = state.problems.iter().map(|p| {
         let place = if p.line > 0 { format!("{}:{}", p.file, p.line) } else { p.file.clone() };
         let value = if p.value.is_empty() { String::new() } else { format!(" {:?}", p.value) };

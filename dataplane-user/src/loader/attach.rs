@@ -85,6 +85,19 @@ impl Attacher {
         self.done.contains_key(&ifindex)
     }
 
+    /// Whether an agent put its programs on this device, and nobody took them away. An earlier agent's clsact filters
+    /// cannot be asked for: they count as there.
+    pub fn carries(&self, ifindex: u32) -> bool {
+        self.has(ifindex)
+            || self.mechanism == Mechanism::Clsact
+            || HOOKS.iter().all(|hook| self.pin_path(*hook, ifindex).exists())
+    }
+
+    /// Whether any device carries programs of this agent or of one before it.
+    pub fn carries_any(&self) -> bool {
+        !self.done.is_empty() || pins(&self.links).is_ok_and(|pins| !pins.is_empty())
+    }
+
     /// Attaches one hook of one device, replacing what an agent before us left there. The other programs of the
     /// device stay as they are (D11).
     pub fn attach(

@@ -91,7 +91,7 @@ fn wait_until_gone(devices: &[String], programs: &BTreeSet<u32>) -> Result<()> {
 }
 
 /// Removes the pins below a folder; a mount point itself stays.
-fn remove_tree(dir: &Path) -> Result<usize> {
+pub(super) fn remove_tree(dir: &Path) -> Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
         let entry = entry.with_context(|| format!("cannot list {}", dir.display()))?;

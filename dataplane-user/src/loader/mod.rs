@@ -68,11 +68,14 @@ pub struct Dataplane {
     ebpf: Ebpf,
     generations: Generations,
     state: State,
+    fresh_flows: bool,
 }
 
 impl Dataplane {
     /// Loads object, maps and programs; attaches nothing. Pinned maps keep what they hold (D49).
     pub fn load(options: &LoadOptions) -> Result<Self, Error> {
+        let flows = options.pin_dir.as_deref().map(|dir| object::flow_pins(dir).join(names::MAP_FLOWS));
+        let fresh_flows = !flows.is_some_and(|path| path.exists());
         let mut ebpf = object::load(options.pin_dir.as_deref())?;
         for name in [names::PROG_TC_INGRESS, names::PROG_TC_EGRESS] {
             let program = classifier(&mut ebpf, name)?;
@@ -82,7 +85,7 @@ impl Dataplane {
         let templates = maps::Templates::read(object::OBJECT, &ebpf)?;
         let mut generations = Generations::take(&mut ebpf, templates)?;
         generations.reread(&state)?;
-        Ok(Self { ebpf, generations, state })
+        Ok(Self { ebpf, generations, state, fresh_flows })
     }
     /// Makes these tables the generation in force, or changes nothing (D22).
     pub fn apply(&mut self, tables: &Tables) -> Result<Generation, maps::Error> {
@@ -106,6 +109,14 @@ impl Dataplane {
         let control = self.state.control()?;
         self.generations.free_retired(&control);
         Ok(())
+    }
+    /// Whether the flow tables were made by [`Self::load`]: they know nothing of what lives (D17).
+    pub fn has_fresh_flows(&self) -> bool {
+        self.fresh_flows
+    }
+    /// At the next apply every governed device begins its grace (D17), as when flow state was lost.
+    pub fn begin_grace_anew(&mut self) {
+        self.generations.forget_devices();
     }
     /// The program of a hook, loaded.
     pub fn program(&mut self, hook: Hook) -> Result<&mut SchedClassifier, Error> {

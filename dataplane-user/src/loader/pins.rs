@@ -12,6 +12,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::attach::HOOKS;
+use super::detach::remove_tree;
+use super::object::{flow_pins, policy_pins};
 use super::turnstile;
 
 /// Folder of pinned links below the pin dir.
@@ -44,6 +46,36 @@ impl PinDir {
     /// Where maps are pinned.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Unpins the maps of other layouts. What still uses them keeps them; nothing of ours does once every link holds
+    /// a program of this layout.
+    pub fn forget_other_layouts(&self) -> Result<()> {
+        for path in self.other_layouts()? {
+            let count = remove_tree(&path)?;
+            tracing::info!(path = %path.display(), count, "unpinned the maps of another layout");
+        }
+        Ok(())
+    }
+
+    /// Whether a build of another layout left its maps, so that it may still enforce.
+    pub fn has_other_layouts(&self) -> bool {
+        self.other_layouts().is_ok_and(|all| !all.is_empty())
+    }
+
+    fn other_layouts(&self) -> Result<Vec<PathBuf>> {
+        let own = [policy_pins(&self.path), flow_pins(&self.path)];
+        let cannot = || format!("cannot list {}", self.path.display());
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.path).with_context(cannot)? {
+            let path = entry.with_context(cannot)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let number = name.strip_prefix("flows-v").or_else(|| name.strip_prefix('v'));
+            if number.is_some_and(|n| n.parse::<u32>().is_ok()) && !own.contains(&path) {
+                all.push(path);
+            }
+        }
+        Ok(all)
     }
 
     /// Where links are pinned.

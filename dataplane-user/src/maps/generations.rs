@@ -249,6 +249,10 @@ impl Generations {
     pub fn devices(&self) -> &BTreeMap<u32, DeviceEntry> {
         &self.current
     }
+    /// The next generation takes every device for one that becomes governed.
+    pub fn forget_devices(&mut self) {
+        self.current.clear();
+    }
     /// Number of the generation in force; 0: none.
     pub fn number(&self) -> u64 {
         self.number

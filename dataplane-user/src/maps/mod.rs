@@ -3,6 +3,7 @@
 //! Reading order: `inner` (one inner map from one table) → `generations` (slots and the flip) → `state` (what
 //! outlives generations: control word, flows, counters) → `pinned` (reading what is in force, agent or not).
 
+pub mod adopt;
 pub mod error;
 pub mod generations;
 pub mod inner;

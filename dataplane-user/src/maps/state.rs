@@ -18,6 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 
 use super::Error;
+use super::adopt::BOTH_HOOKS;
 use super::generations::{Source, take};
 
 /// (hook, verdict, reason), by number.
@@ -107,6 +108,23 @@ impl State {
     pub fn untold_events(&self) -> Result<u64, Error> {
         let per_cpu = self.scratch.get(&0, 0).map_err(|e| Error::map(names::MAP_SCRATCH, "read", e))?;
         Ok(per_cpu.iter().map(|s| u64::from(s.event_lost)).sum())
+    }
+    /// Takes over a flow that lived before we saw it (D17). One that is known stays as it is, but for the hooks: it
+    /// passed at them. False when it was known.
+    pub fn adopt_flow(&mut self, key: &FlowKey, entry: &FlowEntry) -> Result<bool, Error> {
+        let known = |e: MapError| match e {
+            MapError::KeyNotFound => Ok(None),
+            e => Err(Error::map(names::MAP_FLOWS, "read", e)),
+        };
+        // A failsafe's flow needs nothing else (D18).
+        if self.flows_safe.get(key, 0).is_ok() {
+            return Ok(false);
+        }
+        match self.flows.get(key, 0).map(Some).or_else(known)? {
+            Some(old) if old.hooks & BOTH_HOOKS == BOTH_HOOKS => Ok(false),
+            Some(old) => self.put_flow(key, &FlowEntry { hooks: BOTH_HOOKS, ..old }).map(|()| false),
+            None => self.put_flow(key, entry).map(|()| true),
+        }
     }
     /// Every confirmed flow.
     pub fn flows(&self) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aya::programs::{TestRun, TestRunOptions};
-use dataplane_common::abi::{Control, Hook};
-use dataplane_common::addr::Addr;
-use dataplane_common::flow::{FlowEntry, FlowKey, TcpState, flow_flag};
+use dataplane_common::abi::Control;
 use dataplane_common::packet::protocol::{ICMP, ICMPV6};
 use dataplane_common::verdict::{Decision, NO_RULE, Reason, Stage, Verdict};
 
@@ -15,6 +13,7 @@ use super::devices::Devices;
 use crate::compile::{self, Names};
 use crate::index::Snapshot;
 use crate::loader::{Dataplane, LoadOptions};
+use crate::maps::adopt::{Adoption, Ends};
 use crate::policy::{NodeView, World};
 use crate::scenario::engine::{FlowTuple, LiveFlow, Outcome, PacketIn};
 
@@ -28,8 +27,6 @@ const SKB_IFINDEX: usize = 40;
 const SHORTEST: usize = 14;
 /// Longest time for which the kernel's coarse clock stands still (HZ=100).
 const COARSE_TICK_NS: u64 = 10_000_000;
-/// ICMP echo request, v4 and v6: the key space of adopted pings.
-const ECHO_REQUEST: (u8, u8) = (8, 128);
 
 /// Programs, maps and devices of one namespace.
 pub(super) struct Lab {
@@ -82,30 +79,17 @@ impl Lab {
     }
     /// D17 (a): an adopted flow is confirmed, and admitted at both hooks.
     pub(super) fn adopt(&mut self, flows: &[LiveFlow]) -> anyhow::Result<()> {
-        let now = self.dataplane.now_ns()?;
-        let epoch = self.dataplane.control()?.epoch;
-        let generation = self.dataplane.generations().number();
+        let adoption = Adoption {
+            now_ns: self.dataplane.now_ns()?,
+            generation: self.dataplane.generations().number(),
+            epoch: self.dataplane.control()?.epoch,
+        };
         for flow in flows {
             // What returns, turned round, is the flow as the other side of the NAT sees it.
-            let translated =
-                flow.reply.map(|r| FlowTuple { src: r.dst, sport: r.dport, dst: r.src, dport: r.sport });
-            for tuple in [Some(flow.original), translated].into_iter().flatten() {
-                let (key, original_is_low) = flow_key(flow.protocol, &tuple);
-                let flags = flow_flag::CONFIRMED | flow_flag::ADOPTED;
-                let entry = FlowEntry {
-                    last_seen_ns: now,
-                    created_ns: now,
-                    generation,
-                    epoch,
-                    rule: NO_RULE,
-                    flags: flags | if original_is_low { flow_flag::ORIGINAL_IS_LOW } else { 0 },
-                    hooks: Hook::Ingress.bit() | Hook::Egress.bit(),
-                    stage: Stage::Flow as u8,
-                    state_original: TcpState::Established as u8,
-                    state_reply: TcpState::Established as u8,
-                    ..FlowEntry::default()
-                };
-                self.dataplane.state().put_flow(&key, &entry)?;
+            let translated = flow.reply.map(|reply| ends(&reply, flow.protocol).reversed());
+            for ends in [Some(ends(&flow.original, flow.protocol)), translated].into_iter().flatten() {
+                let (key, original_is_low) = ends.key(flow.protocol);
+                self.dataplane.state().put_flow(&key, &adoption.entry(original_is_low, false))?;
             }
         }
         Ok(())
@@ -192,25 +176,9 @@ fn put(context: &mut [u8; SKB], offset: usize, value: u32) {
     context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
 }
 
-/// The table's key, and whether the flow's source is its low end. An echo's two ports are its identifier.
-fn flow_key(protocol: u8, tuple: &FlowTuple) -> (FlowKey, bool) {
-    let space = match protocol {
-        ICMP => ECHO_REQUEST.0,
-        ICMPV6 => ECHO_REQUEST.1,
-        _ => 0,
-    };
-    let source = (Addr::from(tuple.src), tuple.sport);
-    let destination = (Addr::from(tuple.dst), if space == 0 { tuple.dport } else { tuple.sport });
-    let original_is_low = source <= destination;
-    let (low, high) = if original_is_low { (source, destination) } else { (destination, source) };
-    let key = FlowKey {
-        low: low.0,
-        high: high.0,
-        low_port: low.1,
-        high_port: high.1,
-        protocol,
-        space,
-        pad: [0; 2],
-    };
-    (key, original_is_low)
+fn ends(tuple: &FlowTuple, protocol: u8) -> Ends {
+    // An echo's two ports are its identifier.
+    let echo = matches!(protocol, ICMP | ICMPV6);
+    let dport = if echo { tuple.sport } else { tuple.dport };
+    Ends { source: (tuple.src, tuple.sport), destination: (tuple.dst, dport) }
 }

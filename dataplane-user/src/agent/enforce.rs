@@ -1,0 +1,230 @@
+//! Making a generation the one in force, and taking over the flows that it would otherwise cut (D17).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+
+use super::adopt::{self, Found};
+use super::{Agent, is_error};
+use crate::compile::{Tables, compile};
+use crate::index::Snapshot;
+use crate::maps::adopt::Adoption;
+use crate::policy::World;
+
+/// Longest time in which packets are only recorded while live flows are taken over. It ends by itself, so an agent
+/// that dies there leaves nothing open.
+const RECORD_ONLY: Duration = Duration::from_secs(10);
+const NS: u64 = 1_000_000_000;
+
+/// The last adoption.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Adopted {
+    pub at: SystemTime,
+    pub found: Found,
+}
+
+impl Agent {
+    /// Brings the kernel to what folder and node say.
+    pub(super) fn reconcile(&mut self) {
+        let mut snapshot = Snapshot::build(self.folder.world(), &self.view);
+        if self.safety.held {
+            // `trouble` says why; what is in force stays.
+        } else if self.must_not_replace() {
+            let text = "documents were rejected, and what an earlier agent accepted of them is not known: the \
+                        generation that it left stays in force until the documents are repaired or removed";
+            self.trouble.insert("folder".into(), text.into());
+            tracing::error!("{text}");
+        } else {
+            self.trouble.remove("folder");
+            let done = self.enforce(&snapshot);
+            if done {
+                self.save();
+            }
+            self.refuse_trial();
+            if !done && let Some(before) = self.fall_back() {
+                snapshot = before;
+            }
+        }
+        self.publish(&snapshot);
+    }
+
+    /// Without a last good state a broken file must not lift what the last agent enforced, nor a part of it (D22).
+    fn must_not_replace(&self) -> bool {
+        self.tables.is_none()
+            && !self.restored.complete
+            && self.in_force()
+            && self.folder.problems().iter().any(is_error)
+    }
+
+    /// Whether this agent, or one before it, of this build or another, enforces something.
+    fn in_force(&self) -> bool {
+        self.dataplane.generations().number() > 0
+            || self.attacher.carries_any()
+            || self.pin_dir.has_other_layouts()
+    }
+
+    /// What is in force now is the last good state (D46).
+    fn save(&mut self) {
+        // What may yet be undone is not good enough for the next boot.
+        if self.on_trial() {
+            return;
+        }
+        let last = self.folder.last_good();
+        if self.saved.as_ref() == Some(&last) {
+            return;
+        }
+        match last.save(&self.options.state_dir) {
+            Ok(()) => {
+                self.trouble.remove("last good state");
+                self.saved = Some(last);
+            }
+            Err(e) => self.fails("last good state", &e),
+        }
+    }
+
+    /// After a reboot nothing is in force. When the folder makes no generation then, the last good state does (D46).
+    fn fall_back(&mut self) -> Option<Snapshot> {
+        if self.in_force() {
+            return None;
+        }
+        let world = self.last_world.take()?;
+        let snapshot = Snapshot::build(&world, &self.view);
+        let trouble = self.trouble.clone();
+        let done = self.enforce(&snapshot);
+        // What is wrong with the folder is still wrong.
+        self.trouble.extend(trouble);
+        done.then_some(snapshot)
+    }
+
+    /// False when the generation before stays in force. Devices are the other half: what fails there is told apart.
+    fn enforce(&mut self, snapshot: &Snapshot) -> bool {
+        let tables = match compile(snapshot) {
+            Ok(tables) => tables,
+            Err(e) => {
+                self.fails("compile", &e.into());
+                return false;
+            }
+        };
+        self.trouble.remove("compile");
+        if self.safety.begin.is_some() || self.tables.as_ref() != Some(&tables) {
+            let result = if self.meets_unknown_flows(&tables) {
+                self.take_over(snapshot, &tables)
+            } else {
+                self.apply(&tables)
+            };
+            if let Err(e) = result {
+                self.fails("maps", &e);
+                return false;
+            }
+            self.since = SystemTime::now();
+            self.trouble.remove("maps");
+            self.tables = Some(tables);
+        }
+        self.attach(snapshot);
+        self.forget_other_layouts();
+        true
+    }
+
+    fn apply(&mut self, tables: &Tables) -> Result<()> {
+        self.begin()?;
+        self.flip(tables)?;
+        self.retired = true;
+        Ok(())
+    }
+
+    /// On a node without any generation: one that governs nothing, so that what follows makes devices governed and
+    /// begins their grace (D17).
+    fn begin(&mut self) -> Result<()> {
+        if self.dataplane.generations().number() == 0 {
+            let nothing = Snapshot::build(&World::default(), &self.view);
+            self.dataplane.apply(&compile(&nothing)?)?;
+        }
+        Ok(())
+    }
+
+    /// Whether flows may live on a governed device that no program of ours has seen begin.
+    fn meets_unknown_flows(&self, tables: &Tables) -> bool {
+        let before = self.dataplane.generations().devices();
+        let was_governed = |ifindex: &u32| before.get(ifindex).is_some_and(|d| d.endpoint != 0);
+        let seen = |ifindex: &u32| was_governed(ifindex) && self.attacher.carries(*ifindex);
+        let mut governed =
+            tables.devices.iter().filter(|(_, d)| d.endpoint != 0).map(|(ifindex, _)| ifindex).peekable();
+        governed.peek().is_some() && (self.flows_lost || !governed.all(seen))
+    }
+
+    /// Record only → dump → enforce. Where something is enforced already it must not be lifted for that: there the
+    /// programs come to the new devices first, which record what nothing governs yet.
+    fn take_over(&mut self, snapshot: &Snapshot, tables: &Tables) -> Result<()> {
+        let governs = self.dataplane.generations().devices().values().any(|d| d.endpoint != 0);
+        if !(governs || self.attacher.carries_any() || self.pin_dir.has_other_layouts()) {
+            let limit = self.dataplane.now_ns()?.saturating_add(RECORD_ONLY.as_nanos() as u64);
+            self.dataplane.update_control(|control| control.grace_until_ns = limit)?;
+            let result = self.apply(tables);
+            if result.is_ok() {
+                self.attach(snapshot);
+                self.adopt();
+            }
+            self.dataplane.update_control(|control| control.grace_until_ns = 0)?;
+            result?;
+        } else {
+            if self.flows_lost {
+                self.dataplane.begin_grace_anew();
+            }
+            // Without a generation of this layout a program would enforce nothing.
+            if self.dataplane.generations().number() > 0 {
+                self.attach_new(snapshot);
+            }
+            self.adopt();
+            self.apply(tables)?;
+            if self.flows_lost {
+                // What began between the dump and the programs of this layout.
+                self.attach(snapshot);
+                self.adopt();
+            }
+        }
+        self.flows_lost = false;
+        Ok(())
+    }
+
+    fn adopt(&mut self) {
+        let as_of = self.dataplane.now_ns().and_then(|now_ns| {
+            Ok(Adoption {
+                now_ns,
+                generation: self.dataplane.generations().number(),
+                epoch: self.dataplane.control()?.epoch,
+            })
+        });
+        let found = match as_of {
+            Ok(as_of) => adopt::adopt(self.dataplane.state(), as_of),
+            Err(e) => return self.fails("adoption", &e.into()),
+        };
+        self.trouble.remove("adoption");
+        for error in &found.errors {
+            tracing::warn!("live flows were not all taken over, they have their grace: {error}");
+        }
+        tracing::info!(conntrack = found.conntrack, sockets = found.sockets, "took over live flows");
+        self.adopted = Some(Adopted { at: SystemTime::now(), found });
+    }
+
+    /// Maps of another build's layout, once no device needs them (D49).
+    fn forget_other_layouts(&mut self) {
+        let attached = !self.trouble.keys().any(|place| place.starts_with("device ") || place == "detach");
+        if attached && let Err(e) = self.pin_dir.forget_other_layouts() {
+            self.fails("old layouts", &e);
+        }
+    }
+
+    /// Device → seconds of grace left, now.
+    pub(super) fn graces(&self) -> BTreeMap<String, u64> {
+        let Ok(now) = self.dataplane.now_ns() else { return BTreeMap::new() };
+        let devices = self.dataplane.generations().devices();
+        self.view
+            .devices
+            .values()
+            .filter_map(|d| Some((d.name.clone(), devices.get(&d.ifindex)?.grace_until_ns.checked_sub(now)?)))
+            .filter(|(_, left)| *left > 0)
+            .map(|(name, left)| (name, left.div_ceil(NS)))
+            .collect()
+    }
+}
