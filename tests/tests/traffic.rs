@@ -1,0 +1,519 @@
+//! Life under load: agents are killed, replaced and told new things 200 times while traffic runs. What is forbidden is
+//! never delivered, what is allowed is never cut (D22, D23, D49).
+//!
+//! `PORTCULLIS_LIFE_EVENTS` and `PORTCULLIS_LIFE_SEED` make it longer, or the same again.
+
+use std::{
+    env, fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+use tempfile::TempDir;
+use tests::{
+    can_run,
+    netns::Netns,
+    probe::{Server, Speech},
+    process::{Agent, Home, Policies, agent_program},
+    topology::{Lab, NODE, NODE_PORT, NODE_SAYS, OUTSIDE, Proxy},
+};
+
+const ENDPOINTS: &str = "\
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: node1-eth0, labels: {role: node}}
+spec: {node: node1, interfaceName: eth0, expectedIPs: [10.240.0.11]}
+---
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: node1-all, labels: {role: node}}
+spec: {node: node1, interfaceName: '*', expectedIPs: [10.240.0.11]}
+";
+/// Comes and goes on eth0.
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 240, 0, 50);
+/// The node's address on the device that comes and goes.
+const EXTRA: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+const FORBIDDEN: u16 = 8081;
+const FORBIDDEN_UDP: u16 = 8082;
+const ALLOWED_UDP: u16 = 5000;
+/// An allowed exchange that takes longer was cut.
+const CUT: Duration = Duration::from_secs(6);
+
+/// Small, seeded, the same everywhere.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// What the traffic saw.
+#[derive(Default)]
+struct Counts {
+    exchanges: AtomicU64,
+    connections: AtomicU64,
+    datagrams: AtomicU64,
+    lost: AtomicU64,
+    tried: AtomicU64,
+    /// Forbidden packets that came as far as the node's IP layer.
+    leaked: AtomicU64,
+    cut: Mutex<Vec<String>>,
+}
+
+impl Counts {
+    fn verdict(&self) -> Result<()> {
+        let leaked = self.leaked.load(Relaxed);
+        ensure!(leaked == 0, "{leaked} forbidden packets were delivered");
+        let cut = self.cut.lock().map_or_else(|e| e.into_inner().clone(), |c| c.clone());
+        ensure!(cut.is_empty(), "allowed traffic was cut: {cut:?}");
+        Ok(())
+    }
+    fn cut(&self, what: &str, why: impl std::fmt::Display) {
+        if let Ok(mut list) = self.cut.lock() {
+            list.push(format!("{what}: {why}"));
+        }
+    }
+    fn summary(&self) -> String {
+        format!(
+            "{} exchanges over held connections, {} new connections, {} datagrams ({} lost); {} forbidden tries, {} \
+             delivered",
+            self.exchanges.load(Relaxed),
+            self.connections.load(Relaxed),
+            self.datagrams.load(Relaxed),
+            self.lost.load(Relaxed),
+            self.tried.load(Relaxed),
+            self.leaked.load(Relaxed),
+        )
+    }
+}
+
+/// All threads, until dropped.
+struct Traffic {
+    counts: Arc<Counts>,
+    stop: Arc<AtomicBool>,
+    /// The extra device carries programs: forbidden packets go there too.
+    extra: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Traffic {
+    fn spawn(&mut self, pause: Duration, mut step: impl FnMut(&Counts) + Send + 'static) {
+        let (counts, stop) = (Arc::clone(&self.counts), Arc::clone(&self.stop));
+        self.threads.push(thread::spawn(move || {
+            while !stop.load(Relaxed) {
+                step(&counts);
+                thread::sleep(pause);
+            }
+        }));
+    }
+
+    /// Allowed only: before the first policy the forbidden would be delivered.
+    fn start(lab: &Lab) -> Result<Self> {
+        let mut traffic =
+            Self { counts: Arc::default(), stop: Arc::default(), extra: Arc::default(), threads: Vec::new() };
+        for (name, port) in [("held", 8080), ("held", 8080), ("translated", NODE_PORT)] {
+            let mut stream = Some(lab.outside.run(|| dial(NODE, port))??);
+            traffic.spawn(Duration::from_millis(20), move |counts| {
+                let Some(open) = &mut stream else { return };
+                match ask(open) {
+                    Ok(_) => drop(counts.exchanges.fetch_add(1, Relaxed)),
+                    Err(e) => {
+                        counts.cut(name, e);
+                        stream = None;
+                    }
+                }
+            });
+        }
+        let outside = enter(&lab.outside)?;
+        traffic.spawn(Duration::from_millis(40), move |counts| {
+            match outside.run(|| dial(NODE, 8080)).and_then(|stream| Ok(ask(&mut stream?)?)) {
+                Ok(words) if words.contains(NODE_SAYS) => drop(counts.connections.fetch_add(1, Relaxed)),
+                Ok(words) => counts.cut("new connection", words),
+                Err(e) => counts.cut("new connection", e),
+            }
+        });
+        traffic.datagrams(lab)?;
+        Ok(traffic)
+    }
+
+    fn datagrams(&mut self, lab: &Lab) -> Result<()> {
+        let server = lab.node.run(|| UdpSocket::bind(("0.0.0.0", ALLOWED_UDP)))??;
+        server.set_read_timeout(Some(Duration::from_millis(200)))?;
+        self.spawn(Duration::ZERO, move |_| {
+            let mut bytes = [0; 64];
+            if let Ok((length, from)) = server.recv_from(&mut bytes) {
+                let _ = server.send_to(&bytes[..length], from);
+            }
+        });
+        let client = lab.outside.run(|| UdpSocket::bind("0.0.0.0:0"))??;
+        client.connect((NODE, ALLOWED_UDP))?;
+        client.set_read_timeout(Some(Duration::from_millis(500)))?;
+        let mut last = Instant::now();
+        self.spawn(Duration::from_millis(10), move |counts| {
+            if client.send(b"d").is_ok() && client.recv(&mut [0; 8]).is_ok() {
+                counts.datagrams.fetch_add(1, Relaxed);
+                last = Instant::now();
+            } else {
+                counts.lost.fetch_add(1, Relaxed);
+                if last.elapsed() > CUT {
+                    counts.cut("UDP stream", "silent");
+                    last = Instant::now();
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// What must not pass, and who would see it: a raw socket gets every TCP packet that the node's IP layer takes.
+    fn forbid(&mut self, lab: &Lab) -> Result<()> {
+        self.listen(lab)?;
+        let (outside, inside) = (enter(&lab.outside)?, enter(&lab.inside)?);
+        let extra = Arc::clone(&self.extra);
+        let mut turn = 0_u32;
+        let udp = lab.outside.run(|| UdpSocket::bind("0.0.0.0:0"))??;
+        self.spawn(Duration::from_millis(10), move |counts| {
+            turn = turn.wrapping_add(1);
+            let address = [NODE, SECOND, EXTRA][turn as usize % 3];
+            let from = if address == EXTRA { &inside } else { &outside };
+            if address == EXTRA && !extra.load(Relaxed) {
+                return;
+            }
+            counts.tried.fetch_add(2, Relaxed);
+            let to = SocketAddr::from((address, FORBIDDEN));
+            let _ = from.run(|| drop(TcpStream::connect_timeout(&to, Duration::from_millis(20))));
+            let _ = udp.send_to(b"x", (NODE, FORBIDDEN_UDP));
+        });
+        Ok(())
+    }
+
+    fn listen(&mut self, lab: &Lab) -> Result<()> {
+        let sniffer = lab.node.run(|| {
+            socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::Tcp)
+        })??;
+        let listener = lab.node.run(|| UdpSocket::bind(("0.0.0.0", FORBIDDEN_UDP)))??;
+        listener.set_nonblocking(true)?;
+        self.spawn(Duration::from_millis(2), move |counts| {
+            let mut packet = [0_u8; 128];
+            while let Ok(length) = recv(sniffer.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+                if is_forbidden(&packet[..length.min(packet.len())]) {
+                    counts.leaked.fetch_add(1, Relaxed);
+                }
+            }
+            while listener.recv(&mut packet).is_ok() {
+                counts.leaked.fetch_add(1, Relaxed);
+            }
+        });
+        Ok(())
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// TCP to the forbidden port, by destination.
+fn is_forbidden(packet: &[u8]) -> bool {
+    let header = packet.first().map_or(0, |b| usize::from(b & 0xf) * 4);
+    packet.get(header + 2..header + 4) == Some(&FORBIDDEN.to_be_bytes())
+}
+
+/// A namespace for threads that outlive the borrow of the lab.
+struct Inside(fs::File);
+
+fn enter(netns: &Netns) -> Result<Inside> {
+    Ok(Inside(fs::File::open(format!("/run/netns/{}", netns.name()))?))
+}
+
+impl Inside {
+    fn run<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        // The thread is the traffic's own and stays where it is put.
+        nix::sched::setns(&self.0, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        Ok(work())
+    }
+}
+
+fn dial(address: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), CUT)?;
+    stream.set_read_timeout(Some(CUT))?;
+    Ok(stream)
+}
+
+fn ask(stream: &mut TcpStream) -> std::io::Result<String> {
+    let mut answer = [0; 512];
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: lab\r\n\r\n")?;
+    match stream.read(&mut answer)? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        length => Ok(String::from_utf8_lossy(&answer[..length]).into_owned()),
+    }
+}
+
+/// The world that changes, and what was done to it.
+struct Life {
+    lab: Lab,
+    folder: Policies,
+    home: Home,
+    /// This build, and "another" one.
+    builds: [PathBuf; 2],
+    _copy: TempDir,
+    agent: Option<Agent>,
+    chance: Chance,
+    extra: Option<&'static str>,
+    second: bool,
+    log: Vec<String>,
+}
+
+impl Life {
+    fn new(seed: u64) -> Result<Self> {
+        let program = agent_program()?;
+        let copy = tempfile::tempdir()?;
+        let other = copy.path().join("portcullis");
+        fs::copy(&program, &other)?;
+        let life = Self {
+            lab: Lab::new(Proxy::Nftables)?,
+            folder: Policies::empty()?,
+            home: Home::new()?,
+            builds: [program, other],
+            _copy: copy,
+            agent: None,
+            chance: Chance(seed),
+            extra: None,
+            second: false,
+            log: Vec::new(),
+        };
+        life.folder.put("endpoints.yaml", ENDPOINTS)?;
+        life.folder.put("clients.yaml", &clients(0))?;
+        life.folder.put("allow.yaml", &allow(0))?;
+        Ok(life)
+    }
+
+    fn spawn(&mut self) -> Result<()> {
+        let build = self.chance.below(2) as usize;
+        let agent = Agent::spawn(&self.builds[build], &self.lab.node, &self.folder, &self.home, &[])?;
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    /// One thing happens. It must not matter to what is allowed and forbidden.
+    fn event(&mut self, traffic: &Traffic) -> Result<String> {
+        Ok(match self.chance.below(13) {
+            0 | 1 => {
+                let form = self.chance.below(4);
+                self.folder.put("allow.yaml", &allow(form))?;
+                format!("the policy in form {form}")
+            }
+            2 | 3 => {
+                let form = self.chance.below(50);
+                self.folder.put("clients.yaml", &clients(form))?;
+                format!("the set with {form} more nets")
+            }
+            4 => {
+                let name = ["allow.yaml", "clients.yaml", "endpoints.yaml"][self.chance.below(3) as usize];
+                self.folder.put(name, "apiVersion: [ this is no YAML\n")?;
+                format!("{name} broken")
+            }
+            5 => {
+                self.folder.put("endpoints.yaml", ENDPOINTS)?;
+                self.folder.put("allow.yaml", &allow(0))?;
+                self.folder.put("clients.yaml", &clients(0))?;
+                "all repaired".to_owned()
+            }
+            6 => {
+                let port = 9000 + self.chance.below(100);
+                self.folder.put("other.yaml", &other(port))?;
+                format!("a policy for port {port}")
+            }
+            7 => {
+                let _ = self.folder.remove("other.yaml");
+                "that policy removed".to_owned()
+            }
+            8 => self.address()?,
+            9 | 10 => self.device(traffic)?,
+            _ => self.replace()?,
+        })
+    }
+
+    fn address(&mut self) -> Result<String> {
+        let word = if self.second { "del" } else { "add" };
+        self.lab.node.ip(&format!("addr {word} {SECOND}/24 dev eth0\n"))?;
+        self.second = !self.second;
+        Ok(format!("addr {word} {SECOND}"))
+    }
+
+    fn device(&mut self, traffic: &Traffic) -> Result<String> {
+        match self.extra {
+            None => {
+                self.lab.node.ip(&format!(
+                    "link add dmz0 type veth peer name dmz netns {}\naddr add {EXTRA}/24 dev dmz0\nlink set dmz0 up\n",
+                    self.lab.inside.name()
+                ))?;
+                self.lab.inside.ip("addr add 10.99.0.2/24 dev dmz\nlink set dmz up\n")?;
+                self.extra = Some("dmz0");
+                Ok("device dmz0 appears".to_owned())
+            }
+            Some(name) if self.chance.below(3) > 0 => {
+                // Once it carries programs, nothing may open it again; a new name neither.
+                let carries =
+                    |s: &serde_json::Value| s["attached"].to_string().contains(&format!("\"{name}\""));
+                if self.agent.is_some() && self.home.status().is_ok_and(|s| carries(&s)) {
+                    traffic.extra.store(true, Relaxed);
+                }
+                let next = if name == "dmz0" { "dmz1" } else { "dmz0" };
+                self.lab.node.ip(&format!("link set {name} name {next}\n"))?;
+                self.extra = Some(next);
+                Ok(format!("device {name} becomes {next}"))
+            }
+            Some(name) => {
+                traffic.extra.store(false, Relaxed);
+                // A try that is under way ends first.
+                thread::sleep(Duration::from_millis(60));
+                self.lab.node.ip(&format!("link del {name}\n"))?;
+                self.extra = None;
+                Ok(format!("device {name} vanishes"))
+            }
+        }
+    }
+
+    /// Killed at whatever it was doing; the next may be killed before it has begun.
+    fn replace(&mut self) -> Result<String> {
+        if let Some(agent) = self.agent.take() {
+            agent.kill_9()?;
+        }
+        let mut done = "kill -9".to_owned();
+        if self.chance.below(3) == 0 {
+            let form = self.chance.below(4);
+            self.folder.put("allow.yaml", &allow(form))?;
+            done += &format!(", the policy in form {form}");
+        }
+        if self.chance.below(8) == 0 {
+            done += &self.layout()?;
+        }
+        thread::sleep(Duration::from_millis(self.chance.below(100)));
+        self.spawn()?;
+        Ok(done + ", another agent")
+    }
+
+    /// As if a build with another layout of the maps had run until now.
+    fn layout(&self) -> Result<String> {
+        let pins = self.home.pin_dir();
+        let own = pins.join(format!("v{}", dataplane_common::ABI_VERSION));
+        let old = pins.join("v9999");
+        if old.exists() || !own.exists() {
+            return Ok(String::new());
+        }
+        fs::rename(&own, &old).context("pins of another layout")?;
+        Ok(", of another layout".to_owned())
+    }
+}
+
+/// The same in four words.
+fn allow(form: u64) -> String {
+    let source = match form {
+        0 => "nets: [203.0.113.0/24]",
+        1 => "nets: [203.0.113.7/32, 198.51.100.0/24]",
+        2 => "selector: clients == 'yes'",
+        _ => "notNets: [10.0.0.0/8]",
+    };
+    format!(
+        "apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {{name: allow}}
+spec:
+  order: {form}
+  selector: role == 'node'
+  types: [Ingress]
+  ingress:
+  - {{action: Allow, protocol: TCP, source: {{{source}}}, destination: {{ports: [8080]}}}}
+  - {{action: Allow, protocol: UDP, source: {{{source}}}, destination: {{ports: [{ALLOWED_UDP}]}}}}
+"
+    )
+}
+
+fn clients(more: u64) -> String {
+    let nets: Vec<String> = (0..more).map(|n| format!("198.18.{n}.0/24")).collect();
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkSet\nmetadata: {{name: clients, labels: {{clients: \
+         'yes'}}}}\nspec: {{nets: [{OUTSIDE}/32, {}]}}\n",
+        nets.join(", ")
+    )
+}
+
+fn other(port: u64) -> String {
+    format!(
+        "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {{name: other}}\nspec: {{order: 50, \
+         selector: role == 'node', types: [Ingress], ingress: [{{action: Allow, protocol: TCP, destination: {{ports: \
+         [{port}]}}}}]}}\n"
+    )
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn live(seed: u64, events: u64) -> Result<()> {
+    let mut life = Life::new(seed)?;
+    let _server = Server::start(&life.lab.node, FORBIDDEN, Speech::Http("forbidden"))?;
+    let mut traffic = Traffic::start(&life.lab)?;
+    life.spawn()?;
+    life.agent.as_mut().context("no agent")?.next_generation()?;
+    traffic.forbid(&life.lab)?;
+    let begin = Instant::now();
+    for number in 0..events {
+        let happened = life.event(&traffic)?;
+        life.log.push(format!("{number} at {} ms: {happened}", begin.elapsed().as_millis()));
+        thread::sleep(Duration::from_millis(20 + life.chance.below(400)));
+        if let Err(e) = traffic.counts.verdict() {
+            let log = life.agent.as_ref().map(Agent::log).unwrap_or_default();
+            bail!(
+                "seed {seed}: {e:#}\n{}\n{}\nthe last agent: {log}",
+                traffic.counts.summary(),
+                life.log.join("\n")
+            );
+        }
+    }
+    thread::sleep(Duration::from_secs(1));
+    traffic.counts.verdict().with_context(|| format!("seed {seed}\n{}", life.log.join("\n")))?;
+    println!("seed {seed}, {events} events in {} s: {}", begin.elapsed().as_secs(), traffic.counts.summary());
+    let counts = &traffic.counts;
+    for (what, count) in [
+        ("exchanges", &counts.exchanges),
+        ("connections", &counts.connections),
+        ("datagrams", &counts.datagrams),
+        ("forbidden tries", &counts.tried),
+    ] {
+        ensure!(count.load(Relaxed) > events, "too few {what} to prove anything: {}", counts.summary());
+    }
+    // And the witness is no dead one: with everything taken off, the forbidden arrives.
+    drop(life.agent.take());
+    let mut detach = life.lab.node.command(agent_program()?);
+    ensure!(detach.arg("detach").arg("--pin-dir").arg(life.home.pin_dir()).status()?.success(), "detach");
+    let end = Instant::now() + Duration::from_secs(5);
+    while counts.leaked.load(Relaxed) == 0 {
+        ensure!(Instant::now() < end, "the witness sees nothing even without policy");
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+#[test]
+fn two_hundred_events_under_traffic() {
+    if can_run("two_hundred_events_under_traffic") {
+        live(number("PORTCULLIS_LIFE_SEED", 1), number("PORTCULLIS_LIFE_EVENTS", 200)).unwrap();
+    }
+}
