@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Agent, devices};
 use crate::index::Snapshot;
-use crate::policy::{Problem, Severity};
+use crate::policy::{OnPolicyChange, Problem, Settings, Severity};
 use crate::safety::Standing;
 
 /// Version of every JSON that we print or write.
@@ -33,6 +33,9 @@ pub struct State {
     pub since: u64,
     pub policies: PathBuf,
     pub pin_dir: PathBuf,
+    /// What the agent was told beside the policies.
+    #[serde(default)]
+    pub settings: SettingsState,
     /// Number of the network namespace that the agent governs; 0: unknown.
     #[serde(default)]
     pub netns: u64,
@@ -73,6 +76,48 @@ pub struct State {
     pub adoption: Option<AdoptionState>,
     /// Rules of the generation in force.
     pub rules: Vec<RuleState>,
+}
+
+/// Settings that the tables depend on, so that others can derive them again.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SettingsState {
+    pub recheck: bool,
+    pub infra_tunnels: bool,
+    pub govern_loopback: bool,
+    pub node_port_addresses: Vec<String>,
+    pub grace_seconds: u32,
+}
+
+impl Default for SettingsState {
+    fn default() -> Self {
+        Self::new(&Settings::default())
+    }
+}
+
+impl SettingsState {
+    fn new(settings: &Settings) -> Self {
+        // All fields by name: a setting that is added must be told here too.
+        let Settings { on_policy_change, infra_tunnels, govern_loopback, node_port_addresses, grace_seconds } =
+            settings;
+        Self {
+            recheck: *on_policy_change == OnPolicyChange::Recheck,
+            infra_tunnels: *infra_tunnels,
+            govern_loopback: *govern_loopback,
+            node_port_addresses: node_port_addresses.iter().map(ToString::to_string).collect(),
+            grace_seconds: *grace_seconds,
+        }
+    }
+    /// Back to settings; a net that another version wrote unreadably is left out.
+    pub fn to_settings(&self) -> Settings {
+        Settings {
+            on_policy_change: if self.recheck { OnPolicyChange::Recheck } else { OnPolicyChange::Keep },
+            infra_tunnels: self.infra_tunnels,
+            govern_loopback: self.govern_loopback,
+            node_port_addresses: self.node_port_addresses.iter().filter_map(|n| n.parse().ok()).collect(),
+            grace_seconds: self.grace_seconds,
+        }
+    }
 }
 
 /// A host endpoint that governs, and its policies.
@@ -212,6 +257,7 @@ impl State {
             since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             policies: agent.options.policies.clone(),
             pin_dir: agent.options.pin_dir.clone(),
+            settings: SettingsState::new(&agent.view.settings),
             netns: crate::inspect::kernel::netns_of("self").unwrap_or(0),
             safety: agent.standing(),
             attached_by: agent.attacher.mechanism().to_string(),
@@ -371,6 +417,7 @@ pub(crate) mod tests {
             since: 0,
             policies: "/p".into(),
             pin_dir: "/b".into(),
+            settings: SettingsState::default(),
             netns: 0,
             safety: Standing::default(),
             attached_by: "tcx".into(),

@@ -5,11 +5,15 @@ mod change;
 mod confirm;
 mod delete;
 mod detach;
+mod diag;
 mod explain;
+pub mod generate;
 mod get;
 mod lint;
+mod maps;
 mod observe;
 mod output;
+mod redact;
 mod rules;
 mod run;
 mod settings;
@@ -51,6 +55,9 @@ enum Command {
     Status(status::StatusArgs),
     Suspend(suspend::SuspendArgs),
     Observe(observe::ObserveArgs),
+    Maps(maps::MapsArgs),
+    Diag(diag::DiagArgs),
+    Completions(generate::CompletionsArgs),
     Detach(detach::DetachArgs),
 }
 
@@ -79,6 +86,9 @@ pub fn main() -> ExitCode {
         Command::Status(args) => return status::run(&args).unwrap_or_else(|e| exit_code(Err(e))),
         Command::Suspend(args) => suspend::run(&args),
         Command::Observe(args) => observe::run(&args),
+        Command::Maps(args) => maps::run(&args),
+        Command::Diag(args) => diag::run(&args),
+        Command::Completions(args) => generate::completions(&args),
         Command::Detach(args) => detach::run(&args),
     };
     exit_code(result)

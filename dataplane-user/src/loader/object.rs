@@ -15,7 +15,7 @@ use super::Error;
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-ebpf.o"));
 
 /// Maps of one generation layout: pinned below the ABI version.
-pub(super) const POLICY_MAPS: [&str; 18] = [
+pub const POLICY_MAPS: [&str; 18] = [
     names::MAP_CONTROL,
     names::MAP_SETTINGS,
     names::MAP_DEVICES,
@@ -36,7 +36,7 @@ pub(super) const POLICY_MAPS: [&str; 18] = [
     names::MAP_SCRATCH,
 ];
 /// Maps of the flow layout, versioned apart (D49).
-pub(super) const FLOW_MAPS: [&str; 6] = [
+pub const FLOW_MAPS: [&str; 6] = [
     names::MAP_FLOWS,
     names::MAP_FLOWS_NEW,
     names::MAP_FLOWS_SAFE,

@@ -138,6 +138,18 @@ impl State {
             FlowTable::Failsafe => self.flows_safe.keys().count(),
         }
     }
+    /// Every unconfirmed flow.
+    pub fn flows_new(&self) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
+        entries(self.flows_new.iter(), names::MAP_FLOWS_NEW)
+    }
+    /// Every flow that a failsafe admitted.
+    pub fn flows_safe(&self) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
+        entries(self.flows_safe.iter(), names::MAP_FLOWS_SAFE)
+    }
+    /// Every record of a first fragment.
+    pub fn fragments(&self) -> Result<Vec<(FragmentKey, FragmentEntry)>, Error> {
+        entries(self.fragments.iter(), names::MAP_FRAGMENTS)
+    }
     /// Removes a confirmed flow, if it is still there.
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), Error> {
         gone_is_fine(self.flows.remove(key)).map_err(|e| Error::map(names::MAP_FLOWS, "clean", e))

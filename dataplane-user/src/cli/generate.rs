@@ -1,0 +1,83 @@
+//! What is made from the definition of the command line: completions, man pages, the reference page.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, Command, CommandFactory as _};
+use clap_complete::Shell;
+
+use super::{Answer, Cli};
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  portcullis completions bash > /etc/bash_completion.d/portcullis
+  portcullis completions zsh > /usr/share/zsh/site-functions/_portcullis
+  portcullis completions fish > ~/.config/fish/completions/portcullis.fish")]
+pub struct CompletionsArgs {
+    shell: Shell,
+}
+
+pub(super) fn completions(args: &CompletionsArgs) -> Result<Answer> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "portcullis", &mut script);
+    let mut out = std::io::stdout().lock();
+    out.write_all(&script)?;
+    out.flush()?;
+    Ok(Answer::Yes)
+}
+
+/// The whole command line, without what depends on the machine that asks.
+fn command() -> Command {
+    // Width and colours of the terminal must not change generated pages.
+    let mut command = Cli::command().term_width(100).color(clap::ColorChoice::Never);
+    command.build();
+    command
+}
+
+/// Commands that people see, with their full names: `portcullis maps list`.
+fn walk(command: &Command, name: &str, each: &mut impl FnMut(&str, &Command)) {
+    each(name, command);
+    for sub in command.get_subcommands().filter(|s| !s.is_hide_set() && s.get_name() != "help") {
+        walk(sub, &format!("{name} {}", sub.get_name()), each);
+    }
+}
+
+/// Every man page: file name (`portcullis-get.1`) and text.
+pub fn man_pages() -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    walk(&command(), "portcullis", &mut |name, command| {
+        found.push((name.replace(' ', "-"), command.clone()))
+    });
+    let page = |(name, command): (String, Command)| {
+        let mut text = Vec::new();
+        // The date of a build in a page would make each build another one.
+        clap_mangen::Man::new(command).date("").render(&mut text).context("cannot write a man page")?;
+        let text = String::from_utf8(text).context("a man page is no text")?;
+        Ok((format!("{name}.1"), text))
+    };
+    found.into_iter().map(page).collect()
+}
+
+/// `docs/reference/cli.md`.
+pub fn reference_page() -> String {
+    let mut page = String::from(
+        "# Command line\n\n<!-- Generated from the program. `PORTCULLIS_BLESS=1 cargo test -p dataplane-user --test \
+         generated` writes it again. -->\n\nData goes to stdout, talk to stderr. Every command takes `--help`.\n",
+    );
+    walk(&command(), "portcullis", &mut |name, command| {
+        let mut command = command.clone();
+        let help = command.render_long_help().to_string();
+        let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+        page += &format!("\n## {name}\n\n```\n{}\n```\n", help.join("\n").trim_end());
+    });
+    page
+}
+
+/// Every generated file below the repository's root, with its text.
+pub fn files() -> Result<Vec<(PathBuf, String)>> {
+    let man = man_pages()?.into_iter().map(|(name, text)| (Path::new("docs/man").join(name), text));
+    let page = (PathBuf::from("docs/reference/cli.md"), reference_page());
+    Ok(std::iter::once(page).chain(man).collect())
+}
