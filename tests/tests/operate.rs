@@ -281,8 +281,9 @@ fn maps_are_listed_dumped_and_verified() {
         table_row(&said.stdout, &["1.2.0.0/16"]);
         let said = home.portcullis(&lab.node, &["maps", "dump", "devices"])?;
         table_row(&said.stdout, &["eth0"]);
-        let said = home.portcullis(&lab.node, &["maps", "dump", "flows_safe"])?;
-        assert!(said.stdout.contains("TCP 203.0.113.7:"), "a flow of the ssh failsafe: {said:#?}");
+        let said = home.portcullis(&lab.node, &["maps", "dump", "flows"])?;
+        assert!(said.stdout.contains("TCP 203.0.113.7:"), "an answered flow of the ssh failsafe: {said:#?}");
+        assert!(said.stdout.contains("stage=failsafe"), "{said:#?}");
         bpftool_prints_words(&home)?;
 
         let said = home.portcullis(&lab.node, &["maps", "verify"])?;

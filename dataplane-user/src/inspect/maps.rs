@@ -52,7 +52,7 @@ pub fn purpose(map: &str) -> &'static str {
         names::MAP_SCRATCH => "working memory of each CPU",
         names::MAP_FLOWS => "flows that were answered (D18)",
         names::MAP_FLOWS_NEW => "flows that were not answered yet (D18)",
-        names::MAP_FLOWS_SAFE => "flows of failsafes (D18)",
+        names::MAP_FLOWS_SAFE => "flows of failsafes that were not answered yet (D18)",
         names::MAP_ROOMS => "who holds a place among unconfirmed flows and fragments (D18)",
         names::MAP_FLOW_EVENTS => "what the flow tables had to give up, counted (D18)",
         names::MAP_FRAGMENTS => "what first fragments got (D36)",
