@@ -75,13 +75,14 @@ fn steps() -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// Names of the files in `tests/tests`, but `package`, which needs a package and has a step of its own.
+/// Names of the tests in `tests/tests`, but `package`, which needs a package and has a step of its own.
 fn root_tests() -> Result<Vec<String>> {
     let folder = root().join("tests/tests");
     let mut names = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
+        // A test of several files is a folder with a `main.rs`.
+        if path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file() {
             names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
         }
     }
@@ -149,7 +150,12 @@ pub(crate) fn note_skip(line: &str) -> Result<()> {
 fn unit(notes: &mut Notes) -> Result<Outcome> {
     let mut test = cargo(Duration::from_secs(1800));
     test.args(["test", "--workspace", "--exclude", "dataplane-ebpf", "--exclude", "tests"]);
-    cargo_test(&mut test, notes)
+    let outcome = cargo_test(&mut test, notes)?;
+    if !matches!(outcome, Outcome::Passed) {
+        return Ok(outcome);
+    }
+    // What the tests in namespaces are made of has tests of its own, which need no root.
+    cargo_test(cargo(Duration::from_secs(1800)).args(["test", "--package", "tests", "--lib"]), notes)
 }
 
 /// Runs `cargo test`, shows what it says, and notes how long each test program took.

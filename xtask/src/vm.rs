@@ -244,7 +244,9 @@ fn pack(kernel: &Kernel, files: &KernelFiles, programs: &Test, to: &Path) -> Res
     // Two sets, not all: under TCG every load of the programs takes seconds, and the packets' cases are judged by the
     // same code on every kernel. What differs is the verifier and the helpers.
     archive.folder("policies");
-    for set in ["nodeport", "lab"] {
+    archive.folder("policies/cases");
+    // The third holds documents that scenarios of the others name, and no scenario.
+    for set in ["nodeport", "lab", "cases/fixture"] {
         pack_folder(&mut archive, kernel, &root().join("policies").join(set), &format!("policies/{set}"))?;
     }
     fs::write(to, archive.finish()).with_context(|| format!("cannot write {}", to.display()))
