@@ -145,3 +145,89 @@ fn a_trial_needs_an_agent() {
         "nothing was changed"
     );
 }
+
+/// Old trouble of others is not told again; trouble of what is applied, or that comes with it, is.
+#[test]
+fn apply_tells_what_lint_finds_about_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = path(dir.path());
+    let apply = |documents: &str, more: &[&str]| {
+        let out =
+            run(&[&["apply", "-f", "-", "--node", "n1", "--policies", folder], more].concat(), documents);
+        assert_eq!(out.status.code(), Some(0), "{}", text_of(&out));
+        text(&out.stderr)
+    };
+    let nothing = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: NAME}\n\
+                   spec: {selector: role == 'nobody', types: [Ingress], ingress: [{action: Allow}]}\n";
+    let (first, second) = (nothing.replace("NAME", "first"), nothing.replace("NAME", "second"));
+    let dry = apply(&first, &["--dry-run"]);
+    assert!(dry.contains("<stdin>:1: warning: GlobalNetworkPolicy/first"), "{dry}");
+    assert!(dry.contains("docs/lint/L"), "{dry}");
+    assert_eq!(apply(&first, &[]), dry, "a dry run says what the apply says");
+    let other = apply(&second, &[]);
+    assert!(
+        other.contains("GlobalNetworkPolicy/second") && !other.contains("GlobalNetworkPolicy/first"),
+        "{other}"
+    );
+    assert_eq!(apply(&first, &[]), dry, "unchanged, and still told to whoever applies it");
+    // The endpoint is in nobody's way, but a policy of another document now selects it.
+    let brought = apply(GOOD, &[]);
+    assert!(brought.contains("HostEndpoint/n1-lo"), "{brought}");
+}
+
+fn text_of(out: &Output) -> String {
+    format!("{}{}", text(&out.stdout), text(&out.stderr))
+}
+
+/// As `| head -1` leaves them: nobody reads stdout. No panic, no complaint, and the exit code is that of the answer.
+#[test]
+fn listings_may_be_cut_short() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = path(dir.path());
+    std::fs::write(dir.path().join("all.yaml"), GOOD).unwrap();
+    let scenario = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/nodeport/N08-failsafe.scenario.yaml");
+    let event = dir.path().join("events.jsonl");
+    std::fs::write(&event, EVENT).unwrap();
+    let get = |kind, output| vec!["get", kind, "-o", output, "--policies", folder, "--state-dir", folder];
+    let cases = [
+        (get("gnp", "table"), 0),
+        (get("gnp", "wide"), 0),
+        (get("gnp", "yaml"), 0),
+        (get("gnp", "json"), 0),
+        (get("hep", "name"), 0),
+        (vec!["lint", "-f", folder], 1),
+        (vec!["lint", "-f", folder, "-o", "json"], 1),
+        (vec!["validate", "-f", folder], 0),
+        (vec!["apply", "-f", folder, "--dry-run", "--policies", folder], 0),
+        (vec!["test", "--engine", "model", scenario], 0),
+        (vec!["test", "--engine", "model", "-o", "json", scenario], 0),
+        (explain("text", folder), 0),
+        (explain("json", folder), 0),
+        (vec!["observe", "--input-file", path(&event)], 0),
+        (vec!["observe", "-o", "json", "--input-file", path(&event)], 0),
+        (vec!["completions", "bash"], 0),
+        (vec!["--help"], 0),
+    ];
+    for (words, code) in cases {
+        let whole = run(&words, "");
+        assert_eq!(whole.status.code(), Some(code), "{words:?}: {}", text_of(&whole));
+        assert!(!whole.stdout.is_empty(), "{words:?} lists something");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let cut = command.args(&words).stdin(Stdio::null()).stdout(writer).output().unwrap();
+        assert_eq!(cut.status.code(), Some(code), "{words:?}: {}", text(&cut.stderr));
+        assert_eq!(text(&cut.stderr), text(&whole.stderr), "{words:?}");
+    }
+}
+
+/// The one device that every machine has, and that these policies leave alone.
+fn explain<'a>(output: &'a str, folder: &'a str) -> Vec<&'a str> {
+    let place = ["--policies", folder, "--state-dir", folder, "-o", output];
+    let packet = ["explain", "--in", "lo", "--from", "203.0.113.7", "--to", "127.0.0.1", "--dport", "80"];
+    [&packet[..], &place[..]].concat()
+}
+
+/// As `observe -o json` writes it.
+const EVENT: &str = r#"{"kind":"Event","apiVersion":"portcullis.dev/v1","time":"2026-01-02T03:04:05Z","event":"verdict","verdict":"Deny","stage":"preDNAT","reason":"rule_deny","hook":"ingress","device":"eth0","ifindex":2,"generation":1,"protocol":"TCP","length":60}
+"#;

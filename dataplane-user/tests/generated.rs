@@ -42,10 +42,18 @@ fn pages_are_those_of_this_program() {
 }
 
 #[test]
-fn every_command_has_a_page_and_examples_or_a_short_help() {
+fn every_command_has_a_page_with_examples_and_exit_codes() {
     let page = portcullis::cli::generate::reference_page();
     for command in ["observe", "status", "get", "maps verify", "diag bundle", "completions"] {
         assert!(page.contains(&format!("## portcullis {command}\n")), "{command}");
+    }
+    let helps: Vec<&str> = page.split("\n## ").skip(1).collect();
+    assert!(helps.len() > 20, "{}", helps.len());
+    for help in helps {
+        for part in ["\nExamples:\n  portcullis ", "\nExit codes: 0 "] {
+            let command = help.lines().next().unwrap_or_default();
+            assert!(help.contains(part), "{part:?} is missing in the help of {command}");
+        }
     }
     assert!(!page.contains("/root/") && !page.contains("\u{1b}["), "nothing of this machine, no colours");
 }

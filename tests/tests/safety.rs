@@ -110,6 +110,9 @@ fn a_suspension_lets_pass_counts_apart_and_ends_by_itself() {
         let took = node.wait_for(&Got::Silence, Duration::from_secs(9))?;
         assert!(took > Duration::from_millis(500), "it ended at once: {took:?}");
         assert!(!node.status()?.contains("SUSPENDED"), "{}", node.status()?);
+        let seen = node.done(&["observe"])?;
+        assert!(seen.contains("Z WouldDeny profile/profile_end "), "what passed: {seen}");
+        assert!(seen.contains("Z Deny      profile/profile_end "), "what was dropped: {seen}");
 
         node.done(&["suspend", "--for", "1h"])?;
         assert_eq!(node.ask()?, answer(NODE_SAYS));

@@ -16,6 +16,7 @@ use crate::safety::text::Sources;
 /// Put documents into the watched folder, after checking them against all that is there: all of them, or none.
 /// Refused when it would cut the connection you are typing on
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct ApplyArgs {
     /// File or folder; `-` is stdin
     #[arg(short, long = "filename", value_name = "PATH")]
@@ -23,6 +24,15 @@ pub struct ApplyArgs {
     #[command(flatten)]
     change: ChangeArgs,
 }
+
+const HELP: &str = "Examples:
+  portcullis apply -f web.yaml --dry-run        what would change, and what `lint` says of it
+  portcullis apply -f web.yaml --confirm 2m     undone in 2 min unless `portcullis confirm` follows
+  cat web.yaml | portcullis apply -f -
+
+Findings of `portcullis lint` about these documents, or that they bring about, are warnings: they refuse nothing.
+
+Exit codes: 0 done, and with --confirm in force; 1 refused: nothing was changed; 2 wrong usage, or it could not be done.";
 
 pub fn run(args: &ApplyArgs) -> Result<Answer> {
     let (documents, sources) = read(args)?;
@@ -41,7 +51,7 @@ pub fn run(args: &ApplyArgs) -> Result<Answer> {
         return Ok(Answer::No);
     }
     let plan = plan::apply(&change.locked, &before, &applied, &sources)?;
-    change.carry_out(&plan, &world, store.world())
+    change.carry_out(&plan, &world, &store)
 }
 
 fn read(args: &ApplyArgs) -> Result<(Vec<Document>, Sources)> {

@@ -1,5 +1,6 @@
 //! What apply and delete share: a look at what would be cut, the write as a whole (D45), and the trial.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use clap::Args;
 
 use super::Answer;
 use super::explain::live_view;
-use super::output::print_lines;
+use super::output::{print_lines, tell};
 use super::run::hostname;
 use super::settings::Places;
 use super::suspend::duration;
@@ -16,7 +17,9 @@ use crate::agent::state::State;
 use crate::compile::compile;
 use crate::config::Config;
 use crate::index::Snapshot;
-use crate::policy::{NodeView, World};
+use crate::lint::{self, Finding};
+use crate::policy::{NodeView, Problem, World};
+use crate::resource::Store;
 use crate::safety::journal::Locked;
 use crate::safety::plan::{Plan, Step};
 use crate::safety::trial::{self, LIMITS, Trial};
@@ -76,9 +79,12 @@ impl ChangeArgs {
 }
 
 impl Change<'_> {
-    /// From plan to folder, and into force where a trial asks for that. `before` and `after` are the worlds.
-    pub fn carry_out(self, plan: &Plan, before: &World, after: &World) -> Result<Answer> {
-        if !self.is_harmless(before, after)? {
+    /// From plan to folder, and into force where a trial asks for that. `before`: the world of now; `after`: the
+    /// candidate.
+    pub fn carry_out(self, plan: &Plan, before: &World, after: &Store) -> Result<Answer> {
+        let view = self.view()?;
+        warn(plan, before, after, &view);
+        if !self.is_harmless(before, after.world(), &view)? {
             eprintln!("nothing was changed");
             return Ok(Answer::No);
         }
@@ -126,21 +132,20 @@ impl Change<'_> {
     }
 
     /// False: refused. Tells what would be cut, and warns of what is no reason to refuse.
-    fn is_harmless(&self, before: &World, after: &World) -> Result<bool> {
-        let view = self.view()?;
-        if let Err(e) = compile(&Snapshot::build(after, &view)) {
+    fn is_harmless(&self, before: &World, after: &World, view: &NodeView) -> Result<bool> {
+        if let Err(e) = compile(&Snapshot::build(after, view)) {
             // D50: the agent would keep the old generation, and folder and kernel would disagree.
             eprintln!("refused: {e}");
             return Ok(false);
         }
         for server in session::api_servers() {
-            for cut in guard::outbound(after, &view, server)? {
+            for cut in guard::outbound(after, view, server)? {
                 eprintln!("warning: this cuts the API server {server}: {}", cut.words());
             }
         }
         let mut harmless = true;
         for connection in session::connections() {
-            let cuts = guard::inbound(before, after, &view, &connection)?;
+            let cuts = guard::inbound(before, after, view, &connection)?;
             if cuts.is_empty() {
                 continue;
             }
@@ -169,6 +174,18 @@ impl Change<'_> {
             live_view(&node).context("cannot look at this node, so not at what would be cut either")?;
         Ok(NodeView { settings: self.config.settings.clone(), ..view })
     }
+}
+
+/// What `lint` says about the objects of the plan, and about others if the plan brings it about: what is old news is
+/// not repeated with every apply.
+fn warn(plan: &Plan, before: &World, after: &Store, view: &NodeView) {
+    let old = lint::check(before, view);
+    let planned: BTreeSet<String> = plan.steps.iter().map(|s| s.key.to_string()).collect();
+    let concerns = |f: &Finding| planned.contains(&f.object) || !old.contains(f);
+    let mut found: Vec<Problem> =
+        lint::check(after.world(), view).into_iter().filter(concerns).map(Problem::from).collect();
+    lint::locate(&mut found, after);
+    tell(&found);
 }
 
 /// Until the agent has put it in force, or has said why not.

@@ -12,6 +12,7 @@ use crate::safety::trial::{Trial, last, undone};
 
 /// Keep what `apply --confirm` put on trial; works without an agent too
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct ConfirmArgs {
     /// Go back at once instead
     #[arg(long)]
@@ -19,6 +20,12 @@ pub struct ConfirmArgs {
     #[command(flatten)]
     places: Places,
 }
+
+const HELP: &str = "Examples:
+  portcullis confirm
+  portcullis confirm --undo
+
+Exit codes: 0 done; 1 nothing is on trial, or it is too late; 2 wrong usage, or it could not be done.";
 
 pub fn run(args: &ConfirmArgs) -> Result<Answer> {
     let config = args.places.resolve_by_agent()?;

@@ -10,6 +10,7 @@ use crate::safety::plan;
 
 /// Take an object out of the watched folder. Refused when it would cut the connection you are typing on
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct DeleteArgs {
     /// `gnp/NAME`, `HostEndpoint/NAME`, `Kind/NAMESPACE/NAME`
     #[arg(value_name = "KIND/NAME")]
@@ -17,6 +18,14 @@ pub struct DeleteArgs {
     #[command(flatten)]
     change: ChangeArgs,
 }
+
+const HELP: &str = "Examples:
+  portcullis delete gnp/web --dry-run
+  portcullis delete HostEndpoint/node1-eth0
+  portcullis delete NetworkPolicy/team/web --confirm 2m
+
+Exit codes: 0 done, and with --confirm in force; 1 refused, or there is no such object: nothing was changed; 2 wrong
+usage, or it could not be done.";
 
 pub fn run(args: &DeleteArgs) -> Result<Answer> {
     let Some(key) = ObjectKey::parse(&args.object) else {
@@ -32,7 +41,7 @@ pub fn run(args: &DeleteArgs) -> Result<Answer> {
         }
         Ok(removed) => {
             let plan = plan::delete(&change.locked, &removed)?;
-            change.carry_out(&plan, &world, store.world())
+            change.carry_out(&plan, &world, &store)
         }
     }
 }

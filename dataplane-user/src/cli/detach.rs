@@ -12,6 +12,7 @@ use crate::loader::detach::detach;
 
 /// Stop enforcing: remove every program, link and map of ours from this node
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct DetachArgs {
     /// File of settings, as given to `run`. Default: /etc/portcullis/config.yaml, if it is there
     #[arg(long, value_name = "FILE")]
@@ -20,6 +21,12 @@ pub struct DetachArgs {
     #[arg(long, value_name = "DIR")]
     pin_dir: Option<PathBuf>,
 }
+
+const HELP: &str = "Examples:
+  portcullis detach                                  after `systemctl stop portcullis`
+  portcullis detach --pin-dir /sys/fs/bpf/test
+
+Exit codes: 0 nothing is enforced any more; 2 wrong usage, or it could not be done, for instance as an agent runs.";
 
 pub fn run(args: &DetachArgs) -> Result<Answer> {
     if !nix::unistd::geteuid().is_root() {

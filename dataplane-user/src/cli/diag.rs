@@ -31,10 +31,17 @@ use crate::observe::server::Question;
 
 /// Collect what support needs
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct DiagArgs {
     #[command(subcommand)]
     command: DiagCommand,
 }
+
+const HELP: &str = "Examples:
+  portcullis diag bundle
+  portcullis diag bundle -o /tmp/node1.tar.gz && tar tzf /tmp/node1.tar.gz
+
+Exit codes: 0 written, with MISSING.txt naming what could not be collected; 2 wrong usage, or it could not be written.";
 
 #[derive(Debug, Subcommand)]
 enum DiagCommand {
@@ -47,9 +54,7 @@ enum DiagCommand {
 /// keys. LEFT-OUT.txt in the bundle names each of them; what could not be collected stands in MISSING.txt.
 /// Addresses, names and policies of this node are in it: look before you send it.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  portcullis diag bundle
-  portcullis diag bundle -o /tmp/node1.tar.gz && tar tzf /tmp/node1.tar.gz")]
+#[command(after_help = HELP)]
 struct BundleArgs {
     /// File to write. Default: portcullis-NODE-TIME.tar.gz here
     #[arg(short, long, value_name = "FILE")]

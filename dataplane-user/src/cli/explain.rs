@@ -22,6 +22,7 @@ use crate::scenario::{format::PacketSpec, frame_of};
 /// Say what policy does with the first packet of a connection, which rule decides, and every rule looked at.
 /// Judged by the reference model, on this node's devices and addresses
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct ExplainArgs {
     /// Device that receives the packet
     #[arg(long = "in", value_name = "DEV", required_unless_present = "out", conflicts_with = "out")]
@@ -57,6 +58,14 @@ pub struct ExplainArgs {
     #[arg(short, long, value_enum, default_value = "text")]
     output: ExplainOutput,
 }
+
+const HELP: &str = "Examples:
+  portcullis explain --in eth0 --from 203.0.113.7 --to 10.240.0.11 --dport 22
+  portcullis explain --out eth0 --from 10.240.0.11 --to 192.0.2.53 --proto udp --dport 53
+  portcullis explain --out eth1 --forwarded-from eth0 --from 203.0.113.7 --to 10.0.0.5 --dport 80
+  portcullis explain --policies ./new --in eth0 --from 2001:db8::7 --to 2001:db8::11 --proto icmpv6
+
+Exit codes: 0 the packet passes; 1 it is denied; 2 wrong usage, or it cannot be told.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ExplainOutput {

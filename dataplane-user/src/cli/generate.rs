@@ -14,7 +14,9 @@ use super::{Answer, Cli};
 #[command(after_help = "Examples:
   portcullis completions bash > /etc/bash_completion.d/portcullis
   portcullis completions zsh > /usr/share/zsh/site-functions/_portcullis
-  portcullis completions fish > ~/.config/fish/completions/portcullis.fish")]
+  portcullis completions fish > ~/.config/fish/completions/portcullis.fish
+
+Exit codes: 0 done; 2 wrong usage.")]
 pub struct CompletionsArgs {
     shell: Shell,
 }

@@ -17,6 +17,7 @@ use crate::resource::Store;
 /// Find what is valid and probably not meant: policy that keeps nobody out, rules that never act, lock-outs.
 /// Each finding has a page in docs/lint. Exit code 1 when there is one
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct LintArgs {
     /// File or folder; `-` is stdin
     #[arg(short, long = "filename", value_name = "PATH", required = true)]
@@ -27,6 +28,13 @@ pub struct LintArgs {
     #[arg(short, long, value_enum, default_value = "text")]
     output: LintOutput,
 }
+
+const HELP: &str = "Examples:
+  portcullis lint -f /etc/portcullis/policies
+  portcullis lint -f web.yaml -f endpoints.yaml -o json
+  portcullis lint -f /etc/portcullis/policies --node node1     with this machine's devices
+
+Exit codes: 0 nothing found; 1 there are findings, or documents with errors; 2 wrong usage, or it could not be read.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LintOutput {

@@ -32,15 +32,39 @@ const EXAMPLES: &str = "Examples:
   portcullis maps verify
 
 `bpftool map dump pinned PATH` prints the same entries as typed words; the maps of generations are inner maps: `bpftool
-map dump id ID`.";
+map dump id ID`.
+
+Exit codes: 0 done; 1 `verify` found differences; 2 wrong usage, or it could not be read.";
+
+const LIST_HELP: &str = "Examples:
+  portcullis maps list
+  portcullis maps list -o json | jq '.items[] | {name, entries, limit}'
+
+Exit codes: 0 done; 2 wrong usage, or the maps could not be read.";
+
+const DUMP_HELP: &str = "Examples:
+  portcullis maps dump rules
+  portcullis maps dump pc_addr_class
+  portcullis maps dump pc_flows -o json
+
+Exit codes: 0 done; 2 wrong usage, or the map could not be read.";
+
+const VERIFY_HELP: &str = "Examples:
+  portcullis maps verify
+  portcullis maps verify -o json | jq '.differences'
+
+Exit codes: 0 the kernel holds what the policies say; 1 entries differ; 2 wrong usage, or it cannot be told.";
 
 #[derive(Debug, Subcommand)]
 enum MapsCommand {
     /// Every map: its kind, entries, limit, memory, and what it is for
+    #[command(after_help = LIST_HELP)]
     List(Common),
     /// The entries of a map; of the generation in force where there is one for each
+    #[command(after_help = DUMP_HELP)]
     Dump(DumpArgs),
     /// Derive the tables again from the policies, each in its last good version, and compare. Exit code 1: they differ
+    #[command(after_help = VERIFY_HELP)]
     Verify(Common),
 }
 

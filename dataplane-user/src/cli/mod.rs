@@ -22,6 +22,7 @@ mod suspend;
 mod test;
 mod validate;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -35,14 +36,20 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, or the answer is yes (valid, allowed, passed); 1 the answer is no \
+const EXIT_CODES: &str = "Examples:
+  portcullis lint -f /etc/portcullis/policies      before anything is in force
+  portcullis apply -f web.yaml --confirm 2m        undone unless `portcullis confirm` follows
+  portcullis status                                what is enforced here, and what is not
+
+Exit codes: 0 done, or the answer is yes (valid, allowed, passed); 1 the answer is no \
                           (invalid, denied, failed); 2 wrong usage, or it could not be done.\n\
-                          Logs: RUST_LOG=portcullis=debug.";
+                          Logs: RUST_LOG=portcullis=debug; NO_COLOR=1 for no colours on a terminal.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
     /// Enforce the last good policy before the network is up, until `run` takes over: for the boot
+    #[command(after_help = run::FLOOR_HELP)]
     Floor(run::RunArgs),
     Validate(validate::ValidateArgs),
     Lint(lint::LintArgs),
@@ -82,7 +89,7 @@ pub fn main() -> ExitCode {
         Command::Confirm(args) => confirm::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Explain(args) => explain::run(&args),
-        Command::Test(args) => return test::run(args),
+        Command::Test(args) => return test::run(args).unwrap_or_else(|e| exit_code(Err(e))),
         Command::Status(args) => return status::run(&args).unwrap_or_else(|e| exit_code(Err(e))),
         Command::Suspend(args) => suspend::run(&args),
         Command::Observe(args) => observe::run(&args),
@@ -107,6 +114,11 @@ fn exit_code(result: Result<Answer>) -> ExitCode {
     }
 }
 
+/// As <https://no-color.org> has it: set to anything but nothing.
+fn has_colours(terminal: bool, no_color: Option<&OsStr>) -> bool {
+    terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
@@ -117,7 +129,22 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("portcullis=info,warn"));
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let colours = has_colours(terminal, std::env::var_os("NO_COLOR").as_deref());
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours);
     log.with_env_filter(filter).with_target(false).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_of_those_who_like_them() {
+        let cases =
+            [(true, None, true), (true, Some(""), true), (true, Some("1"), false), (false, None, false)];
+        for (terminal, no_color, colours) in cases {
+            assert_eq!(has_colours(terminal, no_color.map(OsStr::new)), colours, "{terminal} {no_color:?}");
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub struct ObserveArgs {
     /// Go on with what comes
     #[arg(short, long)]
     follow: bool,
-    /// `deny` or `log`; may be given more than once, as may the other filters
+    /// `deny`, `would-deny` (passed under a suspension or audit) or `log`; may be given more than once, as may the other filters
     #[arg(long, value_name = "VERDICT", value_delimiter = ',')]
     verdict: Vec<String>,
     /// As in docs/reference/reasons.md: `preDNAT`, `normal`, `malformed`
@@ -64,6 +64,7 @@ const EXAMPLES: &str = "Examples:
   portcullis observe -f                             what is refused from now on
   portcullis observe --since 10m --device eth0      the last ten minutes of one device
   portcullis observe -f --policy gnp/web --verdict log
+  portcullis observe -f --verdict would-deny        what a suspension or audit lets pass
   portcullis observe -o json > events.jsonl
   portcullis observe --input-file events.jsonl --reason tcp_no_flow
 

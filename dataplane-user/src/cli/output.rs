@@ -1,6 +1,6 @@
 //! Tables as kubectl prints them, and input from files or stdin.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -29,13 +29,23 @@ pub fn columns(header: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
     table.lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// Prints lines without trailing blanks.
+/// Prints lines without trailing blanks. A reader that left (`| head -1`) has what it wanted: the command goes on to
+/// its exit code.
 pub fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+    match write_lines(&mut std::io::stdout().lock(), lines) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+fn write_lines(
+    out: &mut impl Write,
+    lines: impl IntoIterator<Item = impl AsRef<str>>,
+) -> std::io::Result<()> {
     for line in lines {
         writeln!(out, "{}", line.as_ref().trim_end())?;
     }
-    Ok(out.flush()?)
+    out.flush()
 }
 
 /// Prints JSON.

@@ -14,6 +14,7 @@ pub use crate::config::DEFAULT_STATE_DIR;
 
 /// Enforce the policies of a folder on this node, and follow its changes
 #[derive(Debug, Args)]
+#[command(after_help = RUN_HELP)]
 pub struct RunArgs {
     /// File of settings; the options below override it. Default: /etc/portcullis/config.yaml, if it is there
     #[arg(long, value_name = "FILE")]
@@ -44,6 +45,22 @@ pub struct RunArgs {
     #[arg(long)]
     audit: bool,
 }
+
+/// Of `portcullis floor`.
+pub const FLOOR_HELP: &str = "Examples:
+  portcullis floor                                     as portcullis-floor.service runs it
+  portcullis floor --config /etc/portcullis/config.yaml
+
+Exit codes: 0 the agent took over, or ended by a signal; 2 wrong usage, settings with errors, or it could not start.";
+
+const RUN_HELP: &str = "Examples:
+  portcullis run                                       with /etc/portcullis/config.yaml, if it is there
+  portcullis run --policies ./policies --node node1
+  portcullis run --audit                               count what policy denies, drop nothing
+
+Ctrl-C or SIGTERM ends the agent; what is in force stays in force. `portcullis detach` ends that.
+
+Exit codes: 0 ended by a signal; 2 wrong usage, settings with errors, or it could not start.";
 
 /// `portcullis floor`: the same line from policy to packet, and the same file of the last good state; it begins before
 /// the network is configured, and leaves when the agent comes.

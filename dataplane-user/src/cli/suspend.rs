@@ -15,6 +15,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// Let what policy denies pass for a while, counted apart as "would deny". Ends by itself, agent or not
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct SuspendArgs {
     /// How long: 90s, 10m, 2h; at most 24h
     #[arg(long = "for", value_name = "TIME", value_parser = duration, required_unless_present = "end", conflicts_with = "end")]
@@ -25,6 +26,13 @@ pub struct SuspendArgs {
     #[command(flatten)]
     places: Places,
 }
+
+const HELP: &str = "Examples:
+  portcullis suspend --for 10m
+  portcullis suspend --end
+  portcullis observe -f --verdict would-deny     what it lets pass
+
+Exit codes: 0 done; 1 nothing is enforced here; 2 wrong usage, or it could not be done.";
 
 pub fn run(args: &SuspendArgs) -> Result<Answer> {
     let limit = args.limit.unwrap_or_default();

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::output::{print_json, print_lines};
 use crate::model::Model;
 use crate::scenario::engine::{Engine, Outcome};
 use crate::scenario::kernel::KernelEngine;
@@ -16,6 +18,7 @@ use crate::scenario::{
 
 /// Run scenario files: packets against policies, with the verdicts they must get
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct TestArgs {
     /// Who judges. Default: both when this process may use BPF, else model
     #[arg(long, value_enum)]
@@ -29,6 +32,14 @@ pub struct TestArgs {
     #[command(flatten)]
     random: RandomArgs,
 }
+
+const HELP: &str = "Examples:
+  portcullis test policies/                            every scenario below a folder
+  portcullis test --engine model web.scenario.yaml     without privileges
+  portcullis test --engine both -o json policies/
+  portcullis test --random 100 --seed 7
+
+Exit codes: 0 all expectations held; 1 some did not; 2 something could not be read or run.";
 
 /// Random policies against random packets, instead of files.
 #[derive(Debug, Args)]
@@ -70,7 +81,7 @@ enum Output {
 }
 
 /// 0: all expectations held; 1: some did not; 2: something could not be read.
-pub fn run(args: TestArgs) -> ExitCode {
+pub fn run(args: TestArgs) -> Result<ExitCode> {
     if let Some(cases) = args.random.random {
         return run_random(&args, cases);
     }
@@ -84,13 +95,13 @@ pub fn run(args: TestArgs) -> ExitCode {
             Err(e) => {
                 eprintln!("error: the kernel engine cannot start: {e:#}");
                 eprintln!("  write --engine model to run without it");
-                return ExitCode::from(2);
+                return Ok(ExitCode::from(2));
             }
         };
         match run_scenario(scenario, &mut engines) {
             Ok(result) => {
                 if args.output == Output::Text {
-                    print_text(&result);
+                    print_text(&result)?;
                 }
                 results.push(result);
             }
@@ -100,28 +111,30 @@ pub fn run(args: TestArgs) -> ExitCode {
     let failed = results.iter().filter(|r| !r.passed).count();
     let passed = results.len() - failed;
     match args.output {
-        Output::Text => println!("{passed} passed, {failed} failed, {} unreadable", unreadable.len()),
-        Output::Json => println!("{:#}", json_of(&results, passed, failed)),
+        Output::Text => {
+            print_lines([format!("{passed} passed, {failed} failed, {} unreadable", unreadable.len())])?;
+        }
+        Output::Json => print_json(&json_of(&results, passed, failed))?,
     }
     for error in &unreadable {
         eprintln!("error: {error}");
     }
-    match (unreadable.is_empty(), failed) {
+    Ok(match (unreadable.is_empty(), failed) {
         (false, _) => ExitCode::from(2),
         (true, 0) => ExitCode::SUCCESS,
         (true, _) => ExitCode::from(1),
-    }
+    })
 }
 
 /// Both engines judge, always: what they disagree about is what is looked for.
-fn run_random(args: &TestArgs, cases: usize) -> ExitCode {
+fn run_random(args: &TestArgs, cases: usize) -> Result<ExitCode> {
     if args.engine.is_some_and(|engine| engine != EngineChoice::Both) {
         eprintln!("error: --random compares both engines: take --engine away, or write --engine both");
-        return ExitCode::from(2);
+        return Ok(ExitCode::from(2));
     }
     if let Err(why) = KernelEngine::available() {
         eprintln!("error: --random needs both engines: {why}");
-        return ExitCode::from(2);
+        return Ok(ExitCode::from(2));
     }
     let wanted = &args.random;
     let within = wanted.within.map(Duration::from_secs);
@@ -137,7 +150,7 @@ fn run_random(args: &TestArgs, cases: usize) -> ExitCode {
         Ok(report) => report,
         Err(e) => {
             eprintln!("error: {e:#}");
-            return ExitCode::from(2);
+            return Ok(ExitCode::from(2));
         }
     };
     for seed in &report.unsteady {
@@ -145,21 +158,22 @@ fn run_random(args: &TestArgs, cases: usize) -> ExitCode {
     }
     match args.output {
         Output::Text => {
-            for found in &report.found {
-                println!("FOUND {} (seed {})\n  {}", found.file.display(), found.seed, found.text);
-            }
-            println!(
+            print_lines(report.found.iter().map(|found| {
+                format!("FOUND {} (seed {})\n  {}", found.file.display(), found.seed, found.text)
+            }))?;
+            print_lines([format!(
                 "{} cases, {} packets, {} reasons: {} disagreements, {} more of the same kinds",
                 report.cases,
                 report.packets,
                 report.reasons.len(),
                 report.found.len(),
                 report.repeated
-            );
+            )])?;
         }
-        Output::Json => println!("{:#}", json_of_random(&report)),
+        Output::Json => print_json(&json_of_random(&report))?,
     }
-    if report.found.is_empty() && report.repeated == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    let agree = report.found.is_empty() && report.repeated == 0;
+    Ok(if agree { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn json_of_random(report: &random::Report) -> Value {
@@ -263,30 +277,25 @@ fn load(file: &Path, named: bool) -> Result<Vec<Scenario>, LoadError> {
     }
 }
 
-fn print_text(result: &ScenarioResult) {
+fn print_text(result: &ScenarioResult) -> Result<()> {
     let mark = if result.passed { "ok  " } else { "FAIL" };
-    println!("{mark} {} ({})", result.name, result.file.display());
+    let mut lines = vec![format!("{mark} {} ({})", result.name, result.file.display())];
     for step in result.steps.iter().filter(|s| !s.passed()) {
-        print_failure(result, step);
+        tell_failure(&mut lines, result, step);
     }
+    print_lines(lines)
 }
 
-fn print_failure(result: &ScenarioResult, step: &StepResult) {
+fn tell_failure(out: &mut Vec<String>, result: &ScenarioResult, step: &StepResult) {
     let name = if step.name.is_empty() { String::new() } else { format!(" {:?}", step.name) };
-    println!("  {}:{}: step {}{name}", result.file.display(), step.line, step.index);
-    if let Some(expect) = &step.expected {
-        println!("    expected {}", json!(expect));
-    }
+    out.push(format!("  {}:{}: step {}{name}", result.file.display(), step.line, step.index));
+    out.extend(step.expected.iter().map(|expect| format!("    expected {}", json!(expect))));
     for (engine, outcome) in &step.outcomes {
-        println!("    got      {} ({engine})", runner::describe(outcome));
+        out.push(format!("    got      {} ({engine})", runner::describe(outcome)));
     }
-    for failure in &step.failures {
-        println!("    {failure}");
-    }
+    out.extend(step.failures.iter().map(|failure| format!("    {failure}")));
     for (engine, outcome) in &step.outcomes {
-        for line in &outcome.trace {
-            println!("      {engine}: {line}");
-        }
+        out.extend(outcome.trace.iter().map(|line| format!("      {engine}: {line}")));
     }
 }
 

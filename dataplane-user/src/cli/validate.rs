@@ -14,6 +14,7 @@ use crate::resource::Store;
 
 /// Check documents without applying them: every error and warning, with file, line, field and remedy
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct ValidateArgs {
     /// File or folder; `-` is stdin
     #[arg(short, long = "filename", value_name = "PATH", required_unless_present = "config")]
@@ -22,6 +23,13 @@ pub struct ValidateArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
+
+const HELP: &str = "Examples:
+  portcullis validate -f /etc/portcullis/policies
+  kubectl get gnp -o yaml | portcullis validate -f -
+  portcullis validate --config /etc/portcullis/config.yaml
+
+Exit codes: 0 valid, with or without warnings; 1 an error was found; 2 wrong usage, or it could not be read.";
 
 pub fn run(args: &ValidateArgs) -> Result<Answer> {
     let bad_settings = args.config.as_deref().map(settings).transpose()?.unwrap_or(false);

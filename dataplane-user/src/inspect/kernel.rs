@@ -18,6 +18,7 @@ use crate::loader::attach::HOOKS;
 use crate::loader::chain::{Place, chain, own_programs};
 use crate::maps::Pinned;
 use crate::maps::pinned::{now_ns, slot_in_force};
+use crate::observe::record::WOULD_DENY;
 use crate::safety::Standing;
 
 const NS: u64 = 1_000_000_000;
@@ -226,7 +227,7 @@ fn counters(maps: &crate::maps::State) -> Result<Vec<CounterView>> {
     for ((hook, reason), counter) in maps.spared()? {
         out.push(CounterView {
             hook: hook.name().to_owned(),
-            verdict: "WouldDeny".to_owned(),
+            verdict: WOULD_DENY.to_owned(),
             reason: reason.to_owned(),
             packets: counter.packets,
             bytes: counter.bytes,

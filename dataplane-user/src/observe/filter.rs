@@ -9,7 +9,7 @@ use super::record::{EventKind, EventRecord};
 /// Empty lists let everything through; several values of one list are alternatives.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filter {
-    /// `deny` and `log`.
+    /// `deny`, `would-deny` (also `WouldDeny`, as JSON has it) and `log`.
     pub verdicts: Vec<String>,
     pub stages: Vec<String>,
     pub reasons: Vec<String>,
@@ -22,7 +22,7 @@ pub struct Filter {
 impl Filter {
     /// Refuses words that could never match, with those that can.
     pub fn check(&self) -> Result<()> {
-        check("--verdict", &self.verdicts, &["deny", "log"])?;
+        check("--verdict", &self.verdicts, &["deny", "would-deny", "WouldDeny", "log"])?;
         let stages: Vec<&str> = Stage::ALL.iter().map(|s| s.name()).collect();
         check("--stage", &self.stages, &stages)?;
         let reasons: Vec<&str> = Reason::ALL.iter().map(|r| r.name()).collect();
@@ -38,7 +38,7 @@ impl Filter {
             EventKind::Log => "log",
             EventKind::Verdict => record.verdict.as_deref().unwrap_or_default(),
         };
-        any(&self.verdicts, &|w| w.eq_ignore_ascii_case(verdict))
+        any(&self.verdicts, &|w| w.replace('-', "").eq_ignore_ascii_case(verdict))
             && any(&self.stages, &|w| w.eq_ignore_ascii_case(&record.stage))
             && any(&self.reasons, &|w| record.reason.as_deref().is_some_and(|r| w.eq_ignore_ascii_case(r)))
             && any(&self.policies, &|w| record.policy.as_deref().is_some_and(|p| names_policy(w, p)))
@@ -100,6 +100,7 @@ fn duration(text: &str) -> Option<SignedDuration> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::WOULD_DENY;
     use super::super::record::tests::record;
     use super::*;
 
@@ -129,6 +130,19 @@ mod tests {
             Filter { since: Some(record.time + SignedDuration::from_millis(1)), ..all.clone() },
         ] {
             assert!(wrong.check().is_ok() && !wrong.shows(&record), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_dropped_and_what_would_be_are_told_apart() {
+        let dropped = record();
+        let passed = EventRecord { verdict: Some(WOULD_DENY.to_owned()), ..record() };
+        for (word, shows) in
+            [("deny", (true, false)), ("would-deny", (false, true)), ("wouldDeny", (false, true))]
+        {
+            let filter = Filter { verdicts: words(&[word]), ..Filter::default() };
+            assert!(filter.check().is_ok(), "{word}");
+            assert_eq!((filter.shows(&dropped), filter.shows(&passed)), shows, "{word}");
         }
     }
 

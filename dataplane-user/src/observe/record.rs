@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::names::RuleLabel;
 use crate::agent::state::API_VERSION;
 
+/// The verdict of a packet that was denied and passed all the same.
+pub const WOULD_DENY: &str = "WouldDeny";
+
 /// A line of `observe -o json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
@@ -40,7 +43,7 @@ pub struct EventRecord {
     /// When the packet was judged.
     pub time: Timestamp,
     pub event: EventKind,
-    /// `Deny`; absent for a log.
+    /// `Deny`; `WouldDeny`: denied, and passed all the same (audit, suspension). Absent for a log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<String>,
     pub stage: String,
@@ -109,6 +112,11 @@ pub struct Summary {
     pub from: String,
 }
 
+/// What became of the packet, in the words of `status`.
+fn verdict(event: &Event) -> &'static str {
+    if event.spared != 0 { WOULD_DENY } else { event.decision.verdict.name() }
+}
+
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }
@@ -131,7 +139,7 @@ impl EventRecord {
             api_version: API_VERSION.to_owned(),
             time,
             event: if is_log { EventKind::Log } else { EventKind::Verdict },
-            verdict: (!is_log).then(|| event.decision.verdict.name().to_owned()),
+            verdict: (!is_log).then(|| verdict(event).to_owned()),
             stage: stage.to_owned(),
             reason: (!is_log).then(|| event.decision.reason.name().to_owned()),
             hook: hook.name().to_owned(),
@@ -170,7 +178,7 @@ impl EventRecord {
             None => self.stage.clone(),
         };
         let mut out = format!(
-            "{time} {what:<5} {why:<22} {} {} {} {} -> {}",
+            "{time} {what:<9} {why:<22} {} {} {} {} -> {}",
             self.device,
             self.hook,
             self.protocol,
@@ -272,9 +280,18 @@ pub(super) mod tests {
     fn a_line_for_people_names_everything() {
         assert_eq!(
             record().compact(),
-            "2026-01-02T03:04:05.678Z Deny  preDNAT/rule_deny      eth0 ingress TCP 203.0.113.7:40000 -> \
+            "2026-01-02T03:04:05.678Z Deny      preDNAT/rule_deny      eth0 ingress TCP 203.0.113.7:40000 -> \
              10.240.0.11:31852 [SYN] by GlobalNetworkPolicy/drop-nodeports rule 0 gen 4"
         );
+    }
+
+    #[test]
+    fn a_packet_that_passed_is_not_called_denied() {
+        let event = Event { spared: 1, ..event() };
+        let record = EventRecord::new(&event, "eth0".into(), Some(label()), Timestamp::UNIX_EPOCH);
+        assert_eq!((record.verdict.as_deref(), record.event), (Some("WouldDeny"), EventKind::Verdict));
+        assert_eq!(record.reason.as_deref(), Some("rule_deny"), "why it would have been");
+        assert!(record.compact().contains("Z WouldDeny preDNAT/rule_deny "), "{}", record.compact());
     }
 
     #[test]
@@ -285,7 +302,7 @@ pub(super) mod tests {
         let record = EventRecord::new(&event, "eth0".into(), Some(label()), time);
         assert_eq!((record.verdict.as_deref(), record.reason.as_deref()), (None, None));
         assert_eq!((record.event, record.stage.as_str()), (EventKind::Log, "preDNAT"));
-        assert!(record.compact().contains(" Log   preDNAT "), "{}", record.compact());
+        assert!(record.compact().contains(" Log       preDNAT "), "{}", record.compact());
     }
 
     #[test]
