@@ -107,7 +107,7 @@ impl Agent {
             }
         };
         self.trouble.remove("compile");
-        if self.safety.begin.is_some() || self.tables.as_ref() != Some(&tables) {
+        if self.safety.begin.is_some() || self.taken_away || self.tables.as_ref() != Some(&tables) {
             let result = if self.meets_unknown_flows(&tables) {
                 self.take_over(snapshot, &tables)
             } else {
@@ -120,6 +120,7 @@ impl Agent {
             self.since = SystemTime::now();
             self.trouble.remove("maps");
             self.tables = Some(tables);
+            self.taken_away = false;
         }
         self.attach(snapshot);
         self.forget_other_layouts();

@@ -10,6 +10,7 @@ pub mod lastgood;
 mod safety;
 pub mod state;
 mod supervisor;
+mod tamper;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::compile::Tables;
 use crate::index::Snapshot;
 use crate::loader::attach::{Attacher, Mechanism};
+use crate::loader::hold::HeldMaps;
 use crate::loader::link::Links;
 use crate::loader::pins::PinDir;
 use crate::loader::{Dataplane, LoadOptions};
@@ -116,6 +118,7 @@ pub async fn run(options: Options) -> Result<()> {
     // The folder is not read yet: this is what the last agent had in force.
     let last_world = restored.complete.then(|| folder.world().clone());
     let dataplane = Dataplane::load(&LoadOptions { pin_dir: Some(pin_dir.path().to_owned()) })?;
+    let held = HeldMaps::open(pin_dir.path())?;
     let publisher = Publisher::start(pin_dir.path(), &options.state_dir)?;
     let mechanism = options.attach.unwrap_or_else(Mechanism::of_this_kernel);
     let mut agent = Agent {
@@ -128,6 +131,8 @@ pub async fn run(options: Options) -> Result<()> {
         flows_lost: dataplane.has_fresh_flows(),
         adopted: None,
         retired: true,
+        held,
+        taken_away: false,
         pin_dir,
         options,
         links,
@@ -179,6 +184,9 @@ struct Agent {
     adopted: Option<enforce::Adopted>,
     /// Generations that nobody needs hold memory.
     retired: bool,
+    held: HeldMaps,
+    /// Somebody took programs off devices, and they are not back yet.
+    taken_away: bool,
     pin_dir: PinDir,
 }
 
@@ -264,6 +272,7 @@ impl Agent {
                 }
                 Err(e) => self.fails("netlink", &e),
             }
+            changed |= self.mend().await;
         }
         if pending.folder {
             // First the watch, then the look: what changes in between is noticed.

@@ -15,7 +15,8 @@ use dataplane_common::abi::Hook;
 use dataplane_common::names;
 
 use super::clsact::{attach_clsact, detach_clsact};
-use super::pins::{PinDir, pins, remove_if_there};
+use super::hold::HeldLinks;
+use super::pins::{PinDir, pin_path, pins, remove_if_there};
 
 /// Both hooks.
 pub const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
@@ -67,12 +68,13 @@ pub struct Attacher {
     mechanism: Mechanism,
     /// ifindex → name, both hooks done with the programs of this agent.
     done: BTreeMap<u32, String>,
+    held: HeldLinks,
 }
 
 impl Attacher {
     /// For a locked pin dir.
     pub fn new(pin_dir: &PinDir, mechanism: Mechanism) -> Self {
-        Self { links: pin_dir.links(), mechanism, done: BTreeMap::new() }
+        Self { links: pin_dir.links(), mechanism, done: BTreeMap::new(), held: HeldLinks::default() }
     }
 
     /// How.
@@ -101,7 +103,7 @@ impl Attacher {
     /// Attaches one hook of one device, replacing what an agent before us left there. The other programs of the
     /// device stay as they are (D11).
     pub fn attach(
-        &self,
+        &mut self,
         program: &mut SchedClassifier,
         hook: Hook,
         device: &str,
@@ -123,37 +125,53 @@ impl Attacher {
         self.done.insert(ifindex, device.to_owned());
     }
 
+    /// Somebody took a program of this device away: it is to be attached again.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.done.remove(&ifindex);
+        self.held.retain(|held| held != ifindex);
+    }
+
+    /// Pins links again whose pins somebody removed. Says how many; no packet passed unjudged meanwhile.
+    pub fn pin_again(&mut self) -> Result<usize> {
+        self.held.pin_again(&self.links)
+    }
+
     fn pin_path(&self, hook: Hook, ifindex: u32) -> PathBuf {
-        // bpffs forbids dots in names and devices may have them: the number it is.
-        self.links.join(format!("{ifindex}_{}", hook.name()))
+        pin_path(&self.links, hook, ifindex)
     }
 
     fn attach_tcx(
-        &self,
+        &mut self,
         program: &mut SchedClassifier,
         hook: Hook,
         device: &str,
         ifindex: u32,
     ) -> Result<()> {
         let path = self.pin_path(hook, ifindex);
-        if self.adopt(program, &path)? && runs(program, hook, device)? {
+        if let Some(link) = self.adopt(program, &path)?
+            && runs(program, hook, device)?
+        {
+            self.held.insert(ifindex, hook, link);
             return Ok(());
         }
         // No link yet, or one of a device that is gone or lives in another namespace.
+        self.held.remove(ifindex, hook);
         remove_if_there(&path)?;
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
         let id = program.attach_with_options(device, attach_type(hook), options)?;
         let link: FdLink = program.take_link(id)?.try_into()?;
-        link.pin(&path).with_context(|| format!("cannot pin the link at {}", path.display()))?;
+        let pinned =
+            link.pin(&path).with_context(|| format!("cannot pin the link at {}", path.display()))?;
+        self.held.insert(ifindex, hook, pinned.into());
         Ok(())
     }
 
-    /// Puts `program` into the pinned link, atomically. False when there is no usable link.
-    fn adopt(&self, program: &mut SchedClassifier, path: &Path) -> Result<bool> {
+    /// Puts `program` into the pinned link, atomically. `None` when there is no usable link.
+    fn adopt(&self, program: &mut SchedClassifier, path: &Path) -> Result<Option<FdLink>> {
         let pinned = match PinnedLink::from_pin(path) {
             Ok(pinned) => pinned,
             Err(LinkError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => {
-                return Ok(false);
+                return Ok(None);
             }
             Err(e) => {
                 return Err(e).with_context(|| format!("cannot open the pinned link {}", path.display()));
@@ -162,11 +180,10 @@ impl Attacher {
         let link = SchedClassifierLink::try_from(FdLink::from(pinned))
             .with_context(|| format!("{} is no TCX link; remove it", path.display()))?;
         match program.attach_to_link(link) {
-            // The pin keeps the link; our descriptor may go.
-            Ok(id) => program.take_link(id).map(|_| true).map_err(Into::into),
+            Ok(id) => Ok(Some(program.take_link(id)?.try_into()?)),
             // The device is gone.
             Err(ProgramError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOLINK) => {
-                Ok(false)
+                Ok(None)
             }
             Err(e) => Err(e).with_context(|| format!("cannot replace the program of {}", path.display())),
         }
@@ -175,6 +192,7 @@ impl Attacher {
     /// Detaches every device of ours that is not in `wanted`, and forgets those that are gone. Says which.
     pub fn retain(&mut self, wanted: &BTreeSet<u32>) -> Result<Vec<String>> {
         let mut removed = BTreeSet::new();
+        self.held.retain(|ifindex| wanted.contains(&ifindex));
         for (ifindex, hook, path) in pins(&self.links)? {
             if !wanted.contains(&ifindex) {
                 remove_if_there(&path)?;

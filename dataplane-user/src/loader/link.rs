@@ -6,6 +6,7 @@ use std::fs;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use dataplane_common::abi::Hook;
 use dataplane_common::packet::protocol;
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt, TryStreamExt};
@@ -18,6 +19,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
 
+use super::chain::chain;
 use crate::policy::{Device, NodeView, Settings, Tunnel};
 
 /// UDP ports that the kernel takes when a tunnel device names none.
@@ -87,6 +89,11 @@ impl Links {
             devices: devices(&links, &addresses, &routes, &sockets),
             settings: Settings::default(),
         })
+    }
+
+    /// Whether a hook of a device runs one of these programs of ours, by a link or a filter.
+    pub async fn runs(&self, own: &BTreeSet<u32>, hook: Hook, device: &str, ifindex: u32) -> Result<bool> {
+        Ok(chain(&self.handle, own, hook, device, ifindex).await?.iter().any(|place| place.ours))
     }
 
     async fn routes(&self, version: IpVersion) -> Result<Vec<RouteMessage>, rtnetlink::Error> {

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod chain;
 mod clsact;
 pub mod detach;
+pub mod hold;
 pub mod link;
 #[cfg(test)]
 mod maps_page;

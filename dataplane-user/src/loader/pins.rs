@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -17,7 +18,7 @@ use super::object::{flow_pins, policy_pins};
 use super::turnstile;
 
 /// Folder of pinned links below the pin dir.
-pub(super) const LINKS: &str = "links";
+pub(crate) const LINKS: &str = "links";
 /// Where bpffs lives on every distribution.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
 
@@ -30,7 +31,7 @@ pub fn default_pin_dir() -> PathBuf {
 /// Exclusive use of a pin dir. Dropped: free for the next agent.
 pub struct PinDir {
     path: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl PinDir {
@@ -40,7 +41,7 @@ impl PinDir {
         let links = path.join(LINKS);
         fs::create_dir_all(&links).with_context(|| format!("cannot create {}", links.display()))?;
         let lock = turnstile::enter(path)?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     /// Where maps are pinned.
@@ -78,6 +79,27 @@ impl PinDir {
         Ok(all)
     }
 
+    /// Makes the folder, its bpffs and the lock anew where somebody removed them. True when that was needed.
+    pub fn mend(&mut self, bpffs: Option<&Path>) -> Result<bool> {
+        if self.links().is_dir() && self.is_locked() {
+            return Ok(false);
+        }
+        ensure_bpffs(&self.path, bpffs)?;
+        let links = self.links();
+        fs::create_dir_all(&links).with_context(|| format!("cannot create {}", links.display()))?;
+        if !self.is_locked() {
+            self.lock = lock_dir(&self.path)?;
+        }
+        Ok(true)
+    }
+
+    /// Whether the lock is of the folder that stands at the path now.
+    fn is_locked(&self) -> bool {
+        let id = |metadata: io::Result<fs::Metadata>| metadata.map(|m| (m.dev(), m.ino())).ok();
+        let found = id(fs::metadata(&self.path));
+        found.is_some() && found == id(self.lock.metadata())
+    }
+
     /// Where links are pinned.
     pub(super) fn links(&self) -> PathBuf {
         self.path.join(LINKS)
@@ -95,7 +117,7 @@ pub(super) fn lock_dir(path: &Path) -> Result<Flock<File>> {
     })
 }
 
-fn is_bpffs(path: &Path) -> bool {
+pub(super) fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC)
 }
 
@@ -164,6 +186,12 @@ pub(super) fn pins(links: &Path) -> Result<Vec<(u32, Hook, PathBuf)>> {
     }
     all.sort_by_key(|(index, hook, _)| (*index, hook.bit()));
     Ok(all)
+}
+
+/// Where the link of a hook of a device is pinned. bpffs forbids dots in names and devices may have them: the number it
+/// is.
+pub(super) fn pin_path(links: &Path, hook: Hook, ifindex: u32) -> PathBuf {
+    links.join(format!("{ifindex}_{}", hook.name()))
 }
 
 fn parse_pin(name: &str) -> Option<(u32, Hook)> {

@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use aya::maps::{Map, MapData, RingBuf};
@@ -13,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::names::Namer;
 use super::record::EventRecord;
+use crate::loader::pins::LINKS;
 use crate::maps::Pinned;
 use crate::maps::pinned::now_ns;
 
@@ -23,7 +25,8 @@ const LOCK: &str = "events-reader";
 pub struct Ring {
     events: RingBuf<MapData>,
     clock: Clock,
-    _lock: Flock<File>,
+    folder: PathBuf,
+    lock: Flock<File>,
 }
 
 impl Ring {
@@ -44,7 +47,22 @@ impl Ring {
         };
         let events = RingBuf::try_from(Map::RingBuf(data)).context("cannot map the event ring")?;
         let clock = Clock { pinned };
-        Ok(Some(Self { events, clock, _lock: lock }))
+        Ok(Some(Self { events, clock, folder, lock }))
+    }
+
+    /// Locks the folder again where somebody removed it, or its bpffs, and the agent put the pins back. A lock of the
+    /// old one would keep an unmounted bpffs alive, with the links that are pinned there.
+    pub fn keep_lock(&mut self) {
+        let id = |metadata: std::io::Result<fs::Metadata>| metadata.map(|m| (m.dev(), m.ino())).ok();
+        let is_back = self.folder.parent().is_some_and(|pin_dir| pin_dir.join(LINKS).is_dir());
+        if !is_back || id(fs::metadata(&self.folder)) == id(self.lock.metadata()) {
+            return;
+        }
+        let opened = fs::create_dir_all(&self.folder).and_then(|()| File::open(&self.folder));
+        let Ok(file) = opened else { return };
+        if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            self.lock = lock;
+        }
     }
 
     /// Takes what is there.

@@ -161,6 +161,7 @@ async fn read(pin_dir: &Path, mut names: AgentNames, kept: &Kept) -> Result<()> 
     let fd = crate::sys::readable(ring.readiness()?).context("cannot wait for events")?;
     loop {
         ring.drain(&mut names, |record| kept.add(&Line::Event(Box::new(record))));
+        ring.keep_lock();
         if let Ok(ready) = tokio::time::timeout(LOOK_AGAIN, fd.readable()).await {
             ready.context("cannot wait for events")?.clear_ready();
         }

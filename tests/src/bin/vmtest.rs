@@ -88,7 +88,7 @@ fn load() -> Result<Dataplane> {
 
 fn attach(dataplane: &mut Dataplane) -> Result<()> {
     let pins = PinDir::open(Path::new(PINS), None)?;
-    let attacher = Attacher::new(&pins, Mechanism::of_this_kernel());
+    let mut attacher = Attacher::new(&pins, Mechanism::of_this_kernel());
     println!("VMTEST-MECHANISM {}", attacher.mechanism());
     HOOKS.iter().try_for_each(|hook| attacher.attach(dataplane.program(*hook)?, *hook, DEVICE, DEVICE_INDEX))
 }
