@@ -11,6 +11,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 use crate::{bpffs::BpfFs, netns::Netns};
@@ -221,6 +225,12 @@ impl Agent {
     /// What the agent wrote to stderr.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Stops it, so that it notices nothing, or lets it go on.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).context("cannot signal the agent")
     }
 
     /// As `kill -9` does: the agent has no chance to do anything.

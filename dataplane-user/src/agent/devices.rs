@@ -39,7 +39,7 @@ impl Agent {
             let place = format!("device {device}");
             match self.attach_one(device, binding.ifindex) {
                 Ok(()) => {
-                    self.attacher.finished(device, binding.ifindex);
+                    self.attacher.finished(binding.ifindex);
                     self.trouble.remove(&place);
                     tracing::info!(device, by = %self.attacher.mechanism(), "attached");
                 }
@@ -58,13 +58,13 @@ impl Agent {
                 continue;
             }
             match self.attach_one(device, binding.ifindex) {
-                Ok(()) => self.attacher.finished(device, binding.ifindex),
+                Ok(()) => self.attacher.finished(binding.ifindex),
                 Err(e) => self.fails(&format!("device {device}"), &e),
             }
         }
     }
 
-    fn attach_one(&mut self, device: &str, ifindex: u32) -> Result<()> {
+    pub(super) fn attach_one(&mut self, device: &str, ifindex: u32) -> Result<()> {
         for hook in HOOKS {
             let program = self.dataplane.program(hook)?;
             self.attacher.attach(program, hook, device, ifindex)?;

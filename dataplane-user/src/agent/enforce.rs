@@ -107,7 +107,8 @@ impl Agent {
             }
         };
         self.trouble.remove("compile");
-        if self.safety.begin.is_some() || self.taken_away || self.tables.as_ref() != Some(&tables) {
+        let unseen = !self.dataplane.generations().unseen().is_empty();
+        if self.safety.begin.is_some() || unseen || self.tables.as_ref() != Some(&tables) {
             let result = if self.meets_unknown_flows(&tables) {
                 self.take_over(snapshot, &tables)
             } else {
@@ -120,7 +121,6 @@ impl Agent {
             self.since = SystemTime::now();
             self.trouble.remove("maps");
             self.tables = Some(tables);
-            self.taken_away = false;
         }
         self.attach(snapshot);
         self.forget_other_layouts();
@@ -148,7 +148,12 @@ impl Agent {
     fn meets_unknown_flows(&self, tables: &Tables) -> bool {
         let before = self.dataplane.generations().devices();
         let was_governed = |ifindex: &u32| before.get(ifindex).is_some_and(|d| d.endpoint != 0);
-        let seen = |ifindex: &u32| was_governed(ifindex) && self.attacher.carries(*ifindex);
+        // What began while somebody kept our programs off a device was not judged: it is not taken over, it has its
+        // grace, in which policy judges it.
+        let unseen = self.dataplane.generations().unseen();
+        let seen = |ifindex: &u32| {
+            was_governed(ifindex) && (unseen.contains(ifindex) || self.attacher.carries(*ifindex))
+        };
         let mut governed =
             tables.devices.iter().filter(|(_, d)| d.endpoint != 0).map(|(ifindex, _)| ifindex).peekable();
         governed.peek().is_some() && (self.flows_lost || !governed.all(seen))

@@ -24,7 +24,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::compile::Tables;
 use crate::index::Snapshot;
 use crate::loader::attach::{Attacher, Mechanism};
-use crate::loader::hold::HeldMaps;
+use crate::loader::hold::{HeldMaps, allow_many_links};
 use crate::loader::link::Links;
 use crate::loader::pins::PinDir;
 use crate::loader::{Dataplane, LoadOptions};
@@ -110,7 +110,9 @@ pub async fn run(options: Options) -> Result<()> {
     let mut folder = Folder::new(options.policies.clone());
     let restored = restore(&options, &mut folder)?;
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
-    let (links, changes) = Links::connect()?;
+    let mechanism = options.attach.unwrap_or_else(Mechanism::of_this_kernel);
+    let (links, changes) = Links::connect_for(mechanism)?;
+    allow_many_links();
     if options.role == Role::Floor {
         watch::relief(pin_dir.path(), sender.clone());
     }
@@ -120,7 +122,6 @@ pub async fn run(options: Options) -> Result<()> {
     let dataplane = Dataplane::load(&LoadOptions { pin_dir: Some(pin_dir.path().to_owned()) })?;
     let held = HeldMaps::open(pin_dir.path())?;
     let publisher = Publisher::start(pin_dir.path(), &options.state_dir)?;
-    let mechanism = options.attach.unwrap_or_else(Mechanism::of_this_kernel);
     let mut agent = Agent {
         attacher: Attacher::new(&pin_dir, mechanism),
         folder,
@@ -132,7 +133,7 @@ pub async fn run(options: Options) -> Result<()> {
         adopted: None,
         retired: true,
         held,
-        taken_away: false,
+        taken_away: BTreeMap::new(),
         pin_dir,
         options,
         links,
@@ -147,6 +148,7 @@ pub async fn run(options: Options) -> Result<()> {
     };
     agent.audit()?;
     agent.view = agent.look().await?;
+    agent.attacher.found(agent.links.filters(&agent.view).await?);
     agent.first_read()?;
     agent.reconcile();
     supervisor::ready();
@@ -185,8 +187,8 @@ struct Agent {
     /// Generations that nobody needs hold memory.
     retired: bool,
     held: HeldMaps,
-    /// Somebody took programs off devices, and they are not back yet.
-    taken_away: bool,
+    /// Where → what somebody else took from us.
+    taken_away: BTreeMap<String, tamper::TakenAway>,
     pin_dir: PinDir,
 }
 

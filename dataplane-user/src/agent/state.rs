@@ -74,6 +74,9 @@ pub struct State {
     /// The last take-over of live flows by this agent (D17).
     #[serde(default)]
     pub adoption: Option<AdoptionState>,
+    /// Device, or `pins` → what somebody else took from under this agent, which put it back.
+    #[serde(default)]
+    pub taken_away: BTreeMap<String, TakenAwayState>,
     /// Rules of the generation in force.
     pub rules: Vec<RuleState>,
 }
@@ -188,6 +191,25 @@ impl From<&super::enforce::Adopted> for AdoptionState {
     }
 }
 
+/// Programs that somebody took off a device, or pins that somebody deleted.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TakenAwayState {
+    /// How often, since this agent started.
+    pub times: u64,
+    /// When it was last noticed and put back, Unix seconds.
+    pub last: u64,
+    /// What it was then.
+    pub what: String,
+}
+
+impl From<&super::tamper::TakenAway> for TakenAwayState {
+    fn from(t: &super::tamper::TakenAway) -> Self {
+        let last = t.last.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        Self { times: t.times, last, what: t.what.clone() }
+    }
+}
+
 /// A finding about a document.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -284,6 +306,7 @@ impl State {
             last_good_ignored: agent.restored.ignored.clone(),
             grace: agent.graces().into_iter().map(|(device, left)| (device, now() + left)).collect(),
             adoption: agent.adopted.as_ref().map(AdoptionState::from),
+            taken_away: agent.taken_away.iter().map(|(place, t)| (place.clone(), t.into())).collect(),
             rules: rules(agent),
         }
     }
@@ -436,6 +459,7 @@ pub(crate) mod tests {
             last_good_ignored: None,
             grace: BTreeMap::new(),
             adoption: None,
+            taken_away: BTreeMap::new(),
             rules: Vec::new(),
         }
     }

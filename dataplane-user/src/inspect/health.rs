@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::kernel::Kernel;
-use crate::agent::state::State;
+use super::rules::lasting;
+use crate::agent::state::{State, now};
 
 /// The answer of `status`, and its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -76,6 +77,16 @@ pub fn findings(state: &State, kernel: Result<&Kernel, &str>) -> Vec<Finding> {
             Health::Healthy,
             "UNPROTECTED",
             format!("device {device}: no HostEndpoint covers it"),
+        ));
+    }
+    // It is enforced again, but somebody or something here works against it.
+    for (place, taken) in &state.taken_away {
+        let gap = if place == "pins" { "" } else { "; its policy was not enforced until then" };
+        let ago = lasting(now().saturating_sub(taken.last));
+        out.push(finding(
+            Health::Healthy,
+            "TAKEN AWAY",
+            format!("{place}: {}, {} times, noticed {ago} ago{gap}", taken.what, taken.times),
         ));
     }
     if let Some(why) = &state.last_good_ignored {

@@ -6,17 +6,18 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use dataplane_common::abi::Hook;
 use dataplane_common::names;
+use nix::net::if_::if_indextoname;
 
 use super::clsact::{attach_clsact, detach_clsact};
 use super::hold::HeldLinks;
-use super::pins::{PinDir, pin_path, pins, remove_if_there};
+use super::pins::{PinDir, is_bpffs, pin_path, pins, remove_if_there};
 
 /// Both hooks.
 pub const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
@@ -66,15 +67,23 @@ impl fmt::Display for Mechanism {
 pub struct Attacher {
     links: PathBuf,
     mechanism: Mechanism,
-    /// ifindex → name, both hooks done with the programs of this agent.
-    done: BTreeMap<u32, String>,
+    /// Both hooks done with the programs of this agent.
+    done: BTreeSet<u32>,
     held: HeldLinks,
+    /// ifindex → hooks that run a filter of an agent before this one.
+    filters: BTreeMap<u32, BTreeSet<Hook>>,
 }
 
 impl Attacher {
     /// For a locked pin dir.
     pub fn new(pin_dir: &PinDir, mechanism: Mechanism) -> Self {
-        Self { links: pin_dir.links(), mechanism, done: BTreeMap::new(), held: HeldLinks::default() }
+        Self {
+            links: pin_dir.links(),
+            mechanism,
+            done: BTreeSet::new(),
+            held: HeldLinks::default(),
+            filters: BTreeMap::new(),
+        }
     }
 
     /// How.
@@ -84,20 +93,35 @@ impl Attacher {
 
     /// Whether this device is done.
     pub fn has(&self, ifindex: u32) -> bool {
-        self.done.contains_key(&ifindex)
+        self.done.contains(&ifindex)
     }
 
-    /// Whether an agent put its programs on this device, and nobody took them away. An earlier agent's clsact filters
-    /// cannot be asked for: they count as there.
+    /// What [`super::link::Links::filters`] found before this agent attached anything.
+    pub fn found(&mut self, filters: BTreeMap<u32, BTreeSet<Hook>>) {
+        self.filters = filters;
+    }
+
+    /// Whether an agent put its programs on this device, and nobody took them away.
     pub fn carries(&self, ifindex: u32) -> bool {
-        self.has(ifindex)
-            || self.mechanism == Mechanism::Clsact
-            || HOOKS.iter().all(|hook| self.pin_path(*hook, ifindex).exists())
+        let filtered = |hook: &Hook| self.filters.get(&ifindex).is_some_and(|hooks| hooks.contains(hook));
+        self.has(ifindex) || HOOKS.iter().all(|hook| filtered(hook) || self.linked(*hook, ifindex))
+    }
+
+    /// Whether the program of the pinned link is in the device's chain: a link that somebody detached keeps its pin.
+    fn linked(&self, hook: Hook, ifindex: u32) -> bool {
+        let program = || {
+            let link = FdLink::from(PinnedLink::from_pin(self.pin_path(hook, ifindex)).ok()?);
+            link.info().ok().map(|info| info.program_id())
+        };
+        let runs = |program| runs_by_link(program, hook, &name_now(ifindex)?).ok();
+        program().and_then(runs).unwrap_or(false)
     }
 
     /// Whether any device carries programs of this agent or of one before it.
     pub fn carries_any(&self) -> bool {
-        !self.done.is_empty() || pins(&self.links).is_ok_and(|pins| !pins.is_empty())
+        !self.done.is_empty()
+            || !self.filters.is_empty()
+            || pins(&self.links).is_ok_and(|pins| !pins.is_empty())
     }
 
     /// Attaches one hook of one device, replacing what an agent before us left there. The other programs of the
@@ -109,26 +133,34 @@ impl Attacher {
         device: &str,
         ifindex: u32,
     ) -> Result<()> {
+        // Names move between devices; the number says which one is meant.
+        if name_now(ifindex).as_deref() != Some(device) {
+            bail!(
+                "device {device} was renamed or removed just now; the next look attaches to what is there then"
+            );
+        }
         match self.mechanism {
             Mechanism::Tcx => {
                 self.attach_tcx(program, hook, device, ifindex)?;
                 // An agent under an older kernel, or with another flag, may have left a filter.
                 detach_clsact(device, hook).map(drop)
             }
-            Mechanism::Clsact => attach_clsact(program, hook, device),
+            // As for the link of an agent with another flag.
+            Mechanism::Clsact => attach_clsact(program, hook, device)
+                .and_then(|()| remove_if_there(&self.pin_path(hook, ifindex))),
         }
         .with_context(|| format!("cannot attach {} to {device} by {}", program_name(hook), self.mechanism))
     }
 
     /// Notes that both hooks of a device are done.
-    pub fn finished(&mut self, device: &str, ifindex: u32) {
-        self.done.insert(ifindex, device.to_owned());
+    pub fn finished(&mut self, ifindex: u32) {
+        self.done.insert(ifindex);
+        self.filters.remove(&ifindex);
     }
 
     /// Somebody took a program of this device away: it is to be attached again.
     pub fn forget(&mut self, ifindex: u32) {
         self.done.remove(&ifindex);
-        self.held.retain(|held| held != ifindex);
     }
 
     /// Pins links again whose pins somebody removed. Says how many; no packet passed unjudged meanwhile.
@@ -149,7 +181,7 @@ impl Attacher {
     ) -> Result<()> {
         let path = self.pin_path(hook, ifindex);
         if let Some(link) = self.adopt(program, &path)?
-            && runs(program, hook, device)?
+            && runs_by_link(program.info()?.id(), hook, device)?
         {
             self.held.insert(ifindex, hook, link);
             return Ok(());
@@ -157,11 +189,12 @@ impl Attacher {
         // No link yet, or one of a device that is gone or lives in another namespace.
         self.held.remove(ifindex, hook);
         remove_if_there(&path)?;
+        // Pinning consumes the link, so a failure takes the program off again: ask first.
+        ensure!(is_bpffs(&self.links), "{} is not on a bpffs any more", self.links.display());
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
         let id = program.attach_with_options(device, attach_type(hook), options)?;
         let link: FdLink = program.take_link(id)?.try_into()?;
-        let pinned =
-            link.pin(&path).with_context(|| format!("cannot pin the link at {}", path.display()))?;
+        let pinned = link.pin(&path).with_context(|| format!("cannot pin the link at {}", path.display()))?;
         self.held.insert(ifindex, hook, pinned.into());
         Ok(())
     }
@@ -196,29 +229,38 @@ impl Attacher {
         for (ifindex, hook, path) in pins(&self.links)? {
             if !wanted.contains(&ifindex) {
                 remove_if_there(&path)?;
-                let name = self.done.get(&ifindex).cloned().unwrap_or_else(|| format!("ifindex {ifindex}"));
-                tracing::debug!(device = name, hook = hook.name(), "removed the link");
-                removed.insert(name);
+                tracing::debug!(ifindex, hook = hook.name(), "removed the link");
+                removed.insert(ifindex);
             }
         }
-        let gone: Vec<(u32, String)> =
-            self.done.iter().filter(|(i, _)| !wanted.contains(i)).map(|(i, n)| (*i, n.clone())).collect();
-        for (ifindex, name) in gone {
-            if self.mechanism == Mechanism::Clsact {
+        let gone = |ifindex: &u32| !wanted.contains(ifindex);
+        removed.extend(self.done.iter().copied().filter(gone));
+        let filtered: BTreeSet<u32> = match self.mechanism {
+            Mechanism::Tcx => self.filters.keys().copied().filter(gone).collect(),
+            Mechanism::Clsact => self.filters.keys().chain(&self.done).copied().filter(gone).collect(),
+        };
+        for ifindex in filtered {
+            // By the name that the device has now: another device may have the one that it had.
+            if let Some(device) = name_now(ifindex) {
                 for hook in HOOKS {
-                    detach_clsact(&name, hook)?;
+                    detach_clsact(&device, hook)?;
                 }
             }
-            self.done.remove(&ifindex);
-            removed.insert(name);
+            self.filters.remove(&ifindex);
+            removed.insert(ifindex);
         }
-        Ok(removed.into_iter().collect())
+        self.done.retain(|ifindex| !gone(ifindex));
+        Ok(removed.into_iter().map(|i| name_now(i).unwrap_or_else(|| format!("ifindex {i}"))).collect())
     }
 }
 
-/// Whether this very program is in the chain of the device, in this network namespace.
-fn runs(program: &SchedClassifier, hook: Hook, device: &str) -> Result<bool> {
-    let own = program.info()?.id();
+/// The name of a device of this network namespace; `None`: it is gone.
+fn name_now(ifindex: u32) -> Option<String> {
+    if_indextoname(ifindex).ok()?.into_string().ok()
+}
+
+/// Whether this very program is in the chain of links of the device, in this network namespace.
+pub(super) fn runs_by_link(program: u32, hook: Hook, device: &str) -> Result<bool> {
     let (_, chain) = SchedClassifier::query_tcx(device, attach_type(hook))?;
-    Ok(chain.iter().any(|p| p.id() == own))
+    Ok(chain.iter().any(|p| p.id() == program))
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use aya::maps::MapData;
 use aya::programs::links::FdLink;
 use dataplane_common::abi::Hook;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::object::{FLOW_MAPS, POLICY_MAPS, flow_pins, policy_pins};
 use super::pins::{is_bpffs, pin_path};
@@ -42,6 +43,15 @@ impl HeldMaps {
             count += 1;
         }
         Ok(count)
+    }
+}
+
+/// Every device takes two descriptors, and a process may have 1024 unless it asks for more.
+pub fn allow_many_links() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "RLIMIT_NOFILE was not raised");
     }
 }
 

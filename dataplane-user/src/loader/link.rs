@@ -17,8 +17,10 @@ use netlink_packet_route::link::{
     LinkMessage,
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::tc::{TcAttribute, TcMessage};
 use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
 
+use super::attach::{HOOKS, Mechanism, runs_by_link};
 use super::chain::chain;
 use crate::policy::{Device, NodeView, Settings, Tunnel};
 
@@ -61,13 +63,21 @@ impl Links {
     /// Connects and subscribes at once, so that no change between the first view and the first wait is lost. Needs
     /// a running tokio runtime.
     pub fn connect() -> Result<(Self, Changes)> {
-        let groups = [
+        Self::connect_for(Mechanism::Tcx)
+    }
+
+    /// As [`Self::connect`]. The kernel tells when a filter is removed; of a link that is detached it tells nothing.
+    pub fn connect_for(mechanism: Mechanism) -> Result<(Self, Changes)> {
+        let mut groups = vec![
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
         ];
+        if mechanism == Mechanism::Clsact {
+            groups.push(MulticastGroup::Tc);
+        }
         let (connection, handle, messages) =
             rtnetlink::new_multicast_connection(&groups).context("cannot open a netlink route socket")?;
         tokio::spawn(connection);
@@ -91,9 +101,36 @@ impl Links {
         })
     }
 
-    /// Whether a hook of a device runs one of these programs of ours, by a link or a filter.
-    pub async fn runs(&self, own: &BTreeSet<u32>, hook: Hook, device: &str, ifindex: u32) -> Result<bool> {
-        Ok(chain(&self.handle, own, hook, device, ifindex).await?.iter().any(|place| place.ours))
+    /// Whether this very program runs at a hook of a device.
+    pub async fn runs(&self, program: u32, by: Mechanism, hook: Hook, device: &Device) -> Result<bool> {
+        if by == Mechanism::Tcx {
+            return runs_by_link(program, hook, &device.name);
+        }
+        let places = chain(&self.handle, &BTreeSet::new(), hook, &device.name, device.ifindex).await?;
+        Ok(places.iter().any(|place| place.by == "clsact" && place.program == Some(program)))
+    }
+
+    /// ifindex → hooks that run a filter of ours, whichever agent put it there.
+    pub async fn filters(&self, view: &NodeView) -> Result<BTreeMap<u32, BTreeSet<Hook>>> {
+        let qdiscs: Vec<TcMessage> =
+            self.handle.qdisc().get().execute().try_collect().await.context("cannot list qdiscs")?;
+        let is_clsact = |a: &TcAttribute| matches!(a, TcAttribute::Kind(kind) if kind == "clsact");
+        let with: BTreeSet<u32> = qdiscs
+            .iter()
+            .filter(|q| q.attributes.iter().any(is_clsact))
+            .filter_map(|q| u32::try_from(q.header.index).ok())
+            .collect();
+        let mut found: BTreeMap<u32, BTreeSet<Hook>> = BTreeMap::new();
+        for device in view.devices.values().filter(|d| with.contains(&d.ifindex)) {
+            for hook in HOOKS {
+                let places =
+                    chain(&self.handle, &BTreeSet::new(), hook, &device.name, device.ifindex).await?;
+                if places.iter().any(|place| place.by == "clsact" && place.ours) {
+                    found.entry(device.ifindex).or_default().insert(hook);
+                }
+            }
+        }
+        Ok(found)
     }
 
     async fn routes(&self, version: IpVersion) -> Result<Vec<RouteMessage>, rtnetlink::Error> {

@@ -119,6 +119,10 @@ impl Dataplane {
     pub fn begin_grace_anew(&mut self) {
         self.generations.forget_devices();
     }
+    /// Programs were not on this device for a while; see [`Generations::was_unseen`].
+    pub fn was_unseen(&mut self, ifindex: u32) {
+        self.generations.was_unseen(ifindex);
+    }
     /// The program of a hook, loaded.
     pub fn program(&mut self, hook: Hook) -> Result<&mut SchedClassifier, Error> {
         let name = match hook {

@@ -1,6 +1,6 @@
 //! Slots of the outer maps, and the flip (D23).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -60,6 +60,8 @@ pub struct Generations {
     infra: TrieSlots<InfraKey>,
     /// Devices of the generation in force, with their grace.
     current: BTreeMap<u32, DeviceEntry>,
+    /// Devices that ran without our programs for a while: the next generation begins their grace anew.
+    unseen: BTreeSet<u32>,
     number: u64,
 }
 
@@ -89,6 +91,7 @@ impl Generations {
             failsafes: take(ebpf, names::MAP_FAILSAFES)?,
             infra: take(ebpf, names::MAP_INFRA)?,
             current: BTreeMap::new(),
+            unseen: BTreeSet::new(),
             number: 0,
         })
     }
@@ -131,6 +134,7 @@ impl Generations {
         })?;
         self.number = number;
         self.current = devices;
+        self.unseen.clear();
         Ok(Generation { number, slot, epoch })
     }
     fn write(
@@ -225,7 +229,7 @@ impl Generations {
         }
         for (ifindex, device) in devices.iter_mut().filter(|(_, d)| d.endpoint != 0) {
             device.grace_until_ns = match self.current.get(ifindex) {
-                Some(old) if old.endpoint != 0 => old.grace_until_ns,
+                Some(old) if old.endpoint != 0 && !self.unseen.contains(ifindex) => old.grace_until_ns,
                 Some(_) | None => now_ns.saturating_add(tables.settings.grace_ns),
             };
         }
@@ -252,6 +256,14 @@ impl Generations {
     /// The next generation takes every device for one that becomes governed.
     pub fn forget_devices(&mut self) {
         self.current.clear();
+    }
+    /// What began on this device meanwhile was not seen: its grace begins anew with the next generation (D17).
+    pub fn was_unseen(&mut self, ifindex: u32) {
+        self.unseen.insert(ifindex);
+    }
+    /// Devices of [`Self::was_unseen`], until the next generation.
+    pub fn unseen(&self) -> &BTreeSet<u32> {
+        &self.unseen
     }
     /// Number of the generation in force; 0: none.
     pub fn number(&self) -> u64 {
