@@ -235,19 +235,21 @@ fn deleted_pins_take_nothing_off_and_come_back() {
 
 /// What began while nothing was enforced is judged by policy then: neither cut blindly, nor taken over.
 fn grace_after(options: &[&str], harm: &[&str]) -> Result<()> {
-    let node = Node::start(options)?;
+    let node = Node::start(&[options, &["--grace", "6"]].concat())?;
     node.folder.put("allow.yaml", ALLOW_8080)?;
     node.home.await_status("with the policy", |status| status["generation"].as_u64() >= Some(2))?;
     let _server = Server::start(&node.lab.node, 9091, Speech::Http(NODE_SAYS))?;
     assert_eq!(ask(&node.lab.outside, NODE, 9091)?, Got::Silence);
+    // The grace of the start is over; the one that is meant here is not.
+    thread::sleep(Duration::from_secs(6));
     node.agent.freeze(true)?;
     harm.iter().try_for_each(|words| node.does(words))?;
     let (mut allowed, mut denied) = (open(&node, 8080)?, open(&node, 9091)?);
     assert_eq!((exchange(&mut allowed), exchange(&mut denied)), (answer(NODE_SAYS), answer(NODE_SAYS)));
     node.agent.freeze(false)?;
     node.is_told("eth0", 1)?;
-    assert_eq!(exchange(&mut denied), Got::Silence, "{}", node.agent.log());
     assert_eq!(exchange(&mut allowed), answer(NODE_SAYS), "{}", node.agent.log());
+    assert_eq!(exchange(&mut denied), Got::Silence, "{}", node.agent.log());
     Ok(())
 }
 
