@@ -21,7 +21,9 @@ use tests::{
     netns::Netns,
     probe::{Got, ask, connect, exchange},
     process::{Agent, Home, Policies},
-    topology::{Lab, NODE, NODE_PORT, NODE_SAYS, OUTSIDE, OUTSIDE_SAYS, POD_SAYS, Proxy},
+    topology::{
+        Lab, NODE, NODE_PORT, NODE_SAYS, NODE_V6, OUTSIDE, OUTSIDE_SAYS, OUTSIDE_V6, POD_SAYS, Proxy,
+    },
     witness::{Tally, Witness},
 };
 
@@ -97,6 +99,8 @@ struct Live {
     inbound: TcpStream,
     dual: TcpStream,
     outbound: TcpStream,
+    inbound_v6: TcpStream,
+    outbound_v6: TcpStream,
     udp: UdpSocket,
     translated: Option<TcpStream>,
     forwarded: Option<TcpStream>,
@@ -106,18 +110,20 @@ impl Live {
     fn begin(lab: &Lab, proxy: bool) -> Result<Self> {
         dual_stack_echo(&lab.node, 9090)?;
         udp_echo(&lab.outside, OUTSIDE, 5353)?;
-        let open = |netns, address, port| -> Result<TcpStream> {
+        let open = |netns, address: IpAddr, port| -> Result<TcpStream> {
             connect(netns, address, port)?.map_err(|got| anyhow::anyhow!("{got} from {address}:{port}"))
         };
         let udp = lab.node.run(|| UdpSocket::bind("0.0.0.0:0"))??;
         udp.connect(SocketAddr::new(IpAddr::V4(OUTSIDE), 5353))?;
         let mut live = Self {
-            inbound: open(&lab.outside, NODE, 8080)?,
-            dual: open(&lab.outside, NODE, 9090)?,
-            outbound: open(&lab.node, OUTSIDE, 443)?,
+            inbound: open(&lab.outside, NODE.into(), 8080)?,
+            dual: open(&lab.outside, NODE.into(), 9090)?,
+            outbound: open(&lab.node, OUTSIDE.into(), 443)?,
+            inbound_v6: open(&lab.outside, NODE_V6.into(), 8080)?,
+            outbound_v6: open(&lab.node, OUTSIDE_V6.into(), 443)?,
             udp,
-            translated: proxy.then(|| open(&lab.outside, NODE, NODE_PORT)).transpose()?,
-            forwarded: proxy.then(|| open(&lab.pod, OUTSIDE, 443)).transpose()?,
+            translated: proxy.then(|| open(&lab.outside, NODE.into(), NODE_PORT)).transpose()?,
+            forwarded: proxy.then(|| open(&lab.pod, OUTSIDE.into(), 443)).transpose()?,
         };
         live.check("before any policy")?;
         Ok(live)
@@ -126,6 +132,8 @@ impl Live {
     fn check(&mut self, when: &str) -> Result<()> {
         assert_eq!(exchange(&mut self.inbound), answer(NODE_SAYS), "inbound {when}");
         assert_eq!(exchange(&mut self.outbound), answer(OUTSIDE_SAYS), "outbound {when}");
+        assert_eq!(exchange(&mut self.inbound_v6), answer(NODE_SAYS), "inbound, IPv6 {when}");
+        assert_eq!(exchange(&mut self.outbound_v6), answer(OUTSIDE_SAYS), "outbound, IPv6 {when}");
         echo(&mut self.dual).with_context(|| format!("dual stack {when}"))?;
         udp_exchange(&self.udp).with_context(|| format!("connected UDP {when}"))?;
         if let Some(stream) = &mut self.translated {
@@ -201,6 +209,7 @@ fn first_apply(proxy: bool) -> Result<()> {
     folder.put("endpoint.yaml", HOST_ENDPOINT)?;
     agent.next_generation()?;
     assert_eq!(ask(&lab.outside, NODE, 8080)?, Got::Silence, "enforced\n{}", agent.log());
+    assert_eq!(ask(&lab.outside, NODE_V6, 8080)?, Got::Silence, "enforced\n{}", agent.log());
     live.check("after the first host endpoint").with_context(|| agent.log())?;
 
     let witness = Witness::open(&home.pin_dir(), &[])?;
