@@ -68,7 +68,7 @@ impl Seen {
 }
 
 /// The request type that this echo or timestamp message belongs to.
-fn icmp_request(v6: bool, kind: u8) -> Option<u8> {
+pub(crate) fn icmp_request(v6: bool, kind: u8) -> Option<u8> {
     match (v6, kind) {
         (false, 8 | 0) => Some(8),
         (false, 13 | 14) => Some(13),
@@ -287,6 +287,8 @@ impl Flow {
     fn observe_segment(&mut self, tcp: &Tcp, way: Way) {
         let side = usize::from(way == Way::Reply);
         let first = self.sides[side] == Side::Silent;
+        // Behind a SYN that waits for its answer, segments move no number: a failsafe admits them all the same.
+        let waits = side == 0 && self.unanswered() && self.syn.is_some();
         let (syn, fin, rst) = (tcp.flags & SYN != 0, tcp.flags & FIN != 0, tcp.flags & RST != 0);
         if rst {
             // A blind RST ends nothing (T-9), and no RST confirms.
@@ -303,7 +305,8 @@ impl Flow {
             state => state,
         };
         let end = tcp.seq.wrapping_add(tcp.payload + u32::from(fin) + u32::from(syn));
-        if first || self.next[side].is_none_or(|next| (end.wrapping_sub(next) as i32) > 0) {
+        let newer = self.next[side].is_none_or(|next| (end.wrapping_sub(next) as i32) > 0);
+        if first || (newer && !waits) {
             self.next[side] = Some(end);
         }
         self.confirmed |= way == Way::Reply;

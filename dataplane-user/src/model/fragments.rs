@@ -7,6 +7,7 @@ use std::time::Duration;
 use dataplane_common::abi::Hook;
 use dataplane_common::verdict::{Reason, Stage};
 
+use super::flows::icmp_request;
 use super::frame::{Packet, Part};
 use super::stages::{self, Judgement};
 
@@ -17,7 +18,7 @@ type Key = (IpAddr, IpAddr, u32, u8, u8);
 struct Record {
     allowed: bool,
     header_bytes: usize,
-    ports: (u16, u16),
+    identity: (u16, u16, u16),
     dead: bool,
     expires: Duration,
 }
@@ -34,8 +35,14 @@ fn key(packet: &Packet, hook: Hook) -> Key {
     (packet.src, packet.dst, packet.fragment_id, protocol, hook.bit())
 }
 
-fn identity(packet: &Packet) -> (u16, u16) {
-    packet.icmp.map(|i| (u16::from(i.kind), u16::from(i.code))).or(packet.ports).unwrap_or((0, 0))
+/// What a duplicate of the first fragment must repeat: what names its flow, and an ICMP message's type and code.
+fn identity(packet: &Packet) -> (u16, u16, u16) {
+    let Some(icmp) = packet.icmp else {
+        let (sport, dport) = packet.ports.unwrap_or((0, 0));
+        return (sport, dport, 0);
+    };
+    let id = if icmp_request(packet.v6(), icmp.kind).is_some() { icmp.id } else { 0 };
+    (u16::from(icmp.kind), u16::from(icmp.code), id)
 }
 
 impl Fragments {
@@ -46,7 +53,7 @@ impl Fragments {
         match (packet.part, record) {
             (Part::Whole, _) | (Part::First, None) => None,
             (Part::First, Some(record)) => {
-                if record.dead || record.ports != identity(packet) {
+                if record.dead || record.identity != identity(packet) {
                     record.dead = true;
                     return Some(stages::deny(Stage::Malformed, Reason::FragmentRewrite));
                 }
@@ -78,7 +85,7 @@ impl Fragments {
         let new = Record {
             allowed: judgement.allow,
             header_bytes: packet.header_bytes,
-            ports: identity(packet),
+            identity: identity(packet),
             dead: false,
             expires: now + lives,
         };

@@ -15,13 +15,17 @@ pub(super) fn syn_ack(packet: &Packet) -> bool {
     packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK
 }
 
+/// Whether the flow's SYN has no answer yet.
+#[inline(always)]
+fn waits(flow: &FlowEntry) -> bool {
+    flow.state_reply == TcpState::None as u8 && flow.flags & (flow_flag::GRACE | flow_flag::CONFIRMED) == 0
+}
+
 /// T-12: the first reply of a half-open connection must answer its SYN.
 #[inline(always)]
 pub(super) fn believable(packet: &Packet, flow: &FlowEntry) -> bool {
-    let waits = flow.state_reply == TcpState::None as u8
-        && flow.flags & (flow_flag::GRACE | flow_flag::CONFIRMED) == 0;
     let kind = syn_ack(packet) || packet.tcp_flags & tcp::RST != 0;
-    !waits || (kind && acknowledges(packet, flow.original_next_seq, flow.syn_payload))
+    !waits(flow) || (kind && acknowledges(packet, flow.original_next_seq, flow.syn_payload))
 }
 
 /// D16: an admitted SYN on a flow. Before any reply it is a retransmission or a new try; after, it waits beside
@@ -106,7 +110,8 @@ pub(super) fn segment(packet: &Packet, flow: &mut FlowEntry, original: bool) {
     } else {
         state
     };
-    let advances = first || (end.wrapping_sub(next) as i32) > 0;
+    // T-12: as long as a SYN waits for its answer, the number that answers it stays. A failsafe admits data behind it.
+    let advances = first || (!(original && waits(flow)) && (end.wrapping_sub(next) as i32) > 0);
     let new_next = if advances && packet.tcp_flags & tcp::RST == 0 { end } else { next };
     if original {
         flow.state_original = new_state;
