@@ -103,21 +103,27 @@ impl Skb {
     }
 
     /// The kernel's routing answer for a packet from `source` to `destination` that comes in here: helper's code
-    /// and the device it leaves by.
+    /// and whether it leaves by the device it came by. `keep`: bits of an IPv6 source that are told, all or none; without branches.
     #[inline(always)]
-    pub fn route(self, tuple: &Tuple, source: &Addr, destination: &Addr) -> (i64, u32) {
+    pub fn route(self, tuple: &Tuple, source: &Addr, keep: u32, destination: &Addr) -> (i64, bool) {
+        // Read once: of two reads the compiler makes one address, and the verifier takes no pointer into the context.
+        let here = self.ifindex();
         // SAFETY: plain integers; zero is a valid value of every field.
         let mut ask: bpf_fib_lookup = unsafe { core::mem::zeroed() };
         ask.l4_protocol = tuple.protocol;
-        ask.ifindex = self.ifindex();
+        ask.ifindex = here;
         if source.is_v4() {
             ask.family = AF_INET;
             ask.__bindgen_anon_3.ipv4_src = word(source, 0);
             ask.__bindgen_anon_4.ipv4_dst = word(destination, 0);
         } else {
             ask.family = AF_INET6;
-            ask.__bindgen_anon_3.ipv6_src =
-                [word(source, 0), word(source, 4), word(source, 8), word(source, 12)];
+            ask.__bindgen_anon_3.ipv6_src = [
+                word(source, 0) & keep,
+                word(source, 4) & keep,
+                word(source, 8) & keep,
+                word(source, 12) & keep,
+            ];
             ask.__bindgen_anon_4.ipv6_dst =
                 [word(destination, 0), word(destination, 4), word(destination, 8), word(destination, 12)];
         }
@@ -125,7 +131,7 @@ impl Skb {
         let code = unsafe {
             helper::bpf_fib_lookup(self.skb.cast(), &raw mut ask, size_of::<bpf_fib_lookup>() as i32, 0)
         };
-        (code, ask.ifindex)
+        (code, ask.ifindex == here)
     }
 }
 

@@ -100,15 +100,18 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn would_forward(&self, packet: &Packet) -> bool {
-        let (code, _) = self.skb.route(&packet.tuple, &packet.tuple.src, &packet.tuple.dst);
+        let (code, _) = self.skb.route(&packet.tuple, &packet.tuple.src, u32::MAX, &packet.tuple.dst);
         raw::forwards(code)
     }
 
     #[inline(always)]
     fn lives_elsewhere(&self, packet: &Packet) -> bool {
-        let (code, device) = self.skb.route(&packet.tuple, &packet.tuple.dst, &packet.tuple.src);
+        let to = &packet.tuple.dst;
+        // No route begins at such an address: neighbour discovery from another node would seem spoofed.
+        let nowhere = u32::from(to.bytes[0] == 0xff) | u32::from(to.is_link_local_v6());
+        let (code, back) = self.skb.route(&packet.tuple, to, nowhere.wrapping_sub(1), &packet.tuple.src);
         // A device that does not forward is not asked for routes: nothing is known of the source then.
-        !(raw::forwarding_is_off(code) || raw::forwards(code) && device == self.skb.ifindex())
+        !(raw::forwarding_is_off(code) || raw::forwards(code) && back)
     }
 
     #[inline(always)]

@@ -141,7 +141,8 @@ pub fn bind(heps: &BTreeMap<String, HostEndpoint>, world: &World, view: &NodeVie
                 excluded: kind == Kind::Excluded,
                 accept_ra: device.accept_ra || says("portcullis.dev/accept-ra"),
                 no_link_layer: device.no_link_layer,
-                anti_spoof: says("portcullis.dev/anti-spoof"),
+                // Nothing comes from outside by `lo` (D27).
+                anti_spoof: says("portcullis.dev/anti-spoof") && !device.loopback,
                 drop_unknown_ethertypes: says("portcullis.dev/drop-unknown-ethertypes"),
             },
         );

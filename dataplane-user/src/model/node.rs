@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
+use super::binding;
 use super::frame::Packet;
 use super::peers::{self, Peer};
 use super::stages::Place;
-use crate::policy::{Failsafe, NodeView, Service, World};
+use crate::policy::{Device, Failsafe, NodeView, Pod, Service, World};
 
 /// D3: what (address, protocol, port) is to Services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,16 +116,17 @@ impl<'a> Node<'a> {
         let dst = packet.dst;
         let frontend = packet.ports.map_or(Frontend::No, |p| self.frontend(dst, packet.protocol, p.1));
         let link_local = |ip| matches!(ip, IpAddr::V6(a) if a.is_unicast_link_local());
+        let no_source = |ip| matches!(ip, IpAddr::V6(a) if a.is_unicast_link_local() || a.is_multicast());
         match frontend {
             Frontend::Service => false,
             Frontend::Local => true,
-            // From a link-local address no kernel forwards (RFC 4291, 2.5.6).
+            // From a link-local or multicast address no kernel forwards (RFC 4291, 2.5.6 and 2.7).
             Frontend::No => {
                 self.owns(dst)
                     || dst.is_multicast()
                     || self.is_broadcast(dst)
                     || link_local(dst)
-                    || link_local(packet.src)
+                    || no_source(packet.src)
                     || self.is_router_anycast(dst)
             }
         }
@@ -230,15 +232,35 @@ impl<'a> Node<'a> {
             .nodes
             .values()
             .any(|n| n.internal_ips.contains(&src) || n.pod_cidrs.iter().any(|net| net.contains(&src)));
-        if service || pod.is_some_and(|p| p.node == self.view.name) {
-            return true;
+        // No route leads to a Service.
+        service || ((pod.is_some() || node) && !self.lives_behind(place.device, src))
+    }
+
+    /// Whether the node would send to `ip` by this device. Routes are not told; what a node has anyway is: its own pods
+    /// behind its workload devices, its networks on link, the rest behind the outside device.
+    fn lives_behind(&self, device: &str, ip: IpAddr) -> bool {
+        let devices = || self.view.devices.values().filter(|d| !d.loopback);
+        let workload = |d: &&Device| binding::is_workload(self.world, self.view, &d.name);
+        let own_pod =
+            |p: &Pod| p.node == self.view.name && !p.host_network && !p.terminated && p.ips.contains(&ip);
+        if self.world.pods.values().any(own_pod) {
+            if let Some(first) = devices().find(|d| d.pod) {
+                return first.name == device;
+            }
+            // Nothing says which device is whose.
+            if devices().any(|d| workload(&d)) {
+                return devices().any(|d| d.name == device && workload(&d));
+            }
         }
-        let on = |name: &str| {
-            let nets = self.view.devices.get(name).map(|d| d.addresses.as_slice()).unwrap_or_default();
-            nets.iter().filter(|net| net.contains(&src)).map(IpNet::prefix_len).max()
-        };
-        let elsewhere = self.view.devices.keys().filter_map(|name| on(name)).max();
-        (pod.is_some() || node) && elsewhere > on(place.device)
+        let on_link =
+            |d: &Device| d.addresses.iter().filter(|net| net.contains(&ip)).map(IpNet::prefix_len).max();
+        if let Some(longest) = devices().filter_map(on_link).max() {
+            return devices().any(|d| d.name == device && on_link(d) == Some(longest));
+        }
+        let outside = devices()
+            .filter(|d| !d.pod && !d.addresses.is_empty())
+            .min_by_key(|d| (!d.default_route, d.tunnel.is_some(), d.vlan.is_some(), d.name.clone()));
+        outside.is_some_and(|d| d.name == device)
     }
 }
 
