@@ -224,7 +224,7 @@ fn random() -> Result<Outcome> {
     let agent = build_agent()?.display().to_string();
     let found = target().join("random-found").display().to_string();
     let words =
-        ["test", "--random", "90", "--seed", "1", "--within", "50", "--shrink", "30", "--out", &found];
+        ["test", "--random", "250", "--seed", "1", "--within", "75", "--shrink", "30", "--out", &found];
     let passed = succeeds(command(&agent, Duration::from_secs(1200)).args(words))?;
     Ok(match passed {
         true => Outcome::Passed,

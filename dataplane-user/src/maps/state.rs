@@ -12,6 +12,7 @@ use dataplane_common::abi::{
 };
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::names;
+use dataplane_common::room::{ALL_SETS, Set};
 use dataplane_common::tables::FlowTable;
 use dataplane_common::verdict::{Reason, Verdict};
 use nix::fcntl::{Flock, FlockArg};
@@ -40,6 +41,7 @@ pub struct State {
     flows_new: HashMap<MapData, FlowKey, FlowEntry>,
     flows_safe: HashMap<MapData, FlowKey, FlowEntry>,
     fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
+    rooms: Array<MapData, Set>,
     counters: PerCpuArray<MapData, Counter>,
     rule_hits: PerCpuHashMap<MapData, RuleCounterKey, RuleHits>,
     flow_events: PerCpuArray<MapData, u64>,
@@ -60,6 +62,7 @@ impl State {
             flows_new: take(source, names::MAP_FLOWS_NEW)?,
             flows_safe: take(source, names::MAP_FLOWS_SAFE)?,
             fragments: take(source, names::MAP_FRAGMENTS)?,
+            rooms: take(source, names::MAP_ROOMS)?,
             counters: take(source, names::MAP_COUNTERS)?,
             rule_hits: take(source, names::MAP_RULE_HITS)?,
             flow_events: take(source, names::MAP_FLOW_EVENTS)?,
@@ -163,7 +166,12 @@ impl State {
         ] {
             clear(map, name)?;
         }
-        clear(&mut self.fragments, names::MAP_FRAGMENTS)
+        clear(&mut self.fragments, names::MAP_FRAGMENTS)?;
+        // A place whose flow is gone would later show out a new flow of the same name.
+        for set in 0..ALL_SETS {
+            self.rooms.set(set, Set::default(), 0).map_err(|e| Error::map(names::MAP_ROOMS, "clean", e))?;
+        }
+        Ok(())
     }
     /// Counters that are not zero, summed over CPUs.
     pub fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Error> {

@@ -1,11 +1,14 @@
 //! The scenario's devices, made for real in the private namespace, so that the kernel's own routing answers as the
 //! scenario's world does (D3): what the node does not own goes to the outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures::TryStreamExt;
 use ipnet::IpNet;
+use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::route::RouteScope;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{Error as NetlinkError, Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -14,6 +17,8 @@ use crate::policy::{Device, NodeView, World};
 
 /// The loopback device's number in every namespace.
 const LOOPBACK: u32 = 1;
+/// How long the kernel may take to make its own routes for addresses that it has.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 
 /// Devices of one namespace. Every one is a veth end: what a device is called and what it carries decides how its
 /// packets are judged, not what drives it.
@@ -51,13 +56,15 @@ impl Devices {
         ] {
             set_sysctl(key, value)?;
         }
-        this.runtime
-            .block_on(this.handle.link().set(LinkUnspec::new_with_index(LOOPBACK).up().build()).execute())
-            .context("cannot set lo up")?;
+        this.loopback_up()?;
         Ok(this)
     }
-    /// Makes devices, addresses and routes as the view has them, and writes the real numbers into the view.
-    pub(super) fn follow(&mut self, world: &World, view: &mut NodeView) -> anyhow::Result<()> {
+    fn loopback_up(&self) -> anyhow::Result<()> {
+        let up = LinkUnspec::new_with_index(LOOPBACK).up().build();
+        self.runtime.block_on(self.handle.link().set(up).execute()).context("cannot set lo up")
+    }
+    /// Makes devices and addresses as the view has them, and writes the real numbers into the view.
+    pub(super) fn follow(&mut self, view: &mut NodeView) -> anyhow::Result<()> {
         let gone: Vec<String> =
             self.made.keys().filter(|name| !view.devices.contains_key(*name)).cloned().collect();
         for name in gone {
@@ -71,7 +78,24 @@ impl Devices {
             device.ifindex = self.bring_up(device).with_context(|| format!("device {}", device.name))?;
             self.set_addresses(device).with_context(|| format!("addresses of {}", device.name))?;
         }
-        self.set_routes(world, view).context("routes")
+        self.settle()
+    }
+    /// The kernel takes up an IPv6 address, and the anycast address of its net, in a task of its own. Before that it
+    /// would route differently.
+    fn settle(&self) -> anyhow::Result<()> {
+        let end = Instant::now() + SETTLES_WITHIN;
+        loop {
+            let all: Vec<_> = self
+                .runtime
+                .block_on(self.handle.address().get().execute().try_collect())
+                .context("cannot list addresses")?;
+            if !all.iter().any(|a| a.header.flags.contains(AddressHeaderFlags::Tentative)) {
+                // The task holds the lock of all such changes until it is done; so does this.
+                return self.loopback_up();
+            }
+            anyhow::ensure!(Instant::now() < end, "addresses are still tentative after {SETTLES_WITHIN:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     /// Removes every device.
     pub(super) fn clear(&mut self) -> anyhow::Result<()> {
@@ -118,8 +142,14 @@ impl Devices {
         }
         Ok(())
     }
-    /// Default routes by the first outside device; this node's pods by its first workload device.
-    fn set_routes(&self, world: &World, view: &NodeView) -> anyhow::Result<()> {
+    /// Default routes by the first outside device; this node's pods by its first device that is known to belong to a pod,
+    /// else by its first workload device.
+    pub(super) fn set_routes(
+        &self,
+        world: &World,
+        view: &NodeView,
+        workload: &BTreeSet<String>,
+    ) -> anyhow::Result<()> {
         let outside = view.devices.values().filter(|d| !d.loopback && !d.pod && !d.addresses.is_empty());
         // A device that says so itself comes first, then tunnels come last: the outside is no overlay.
         let outside =
@@ -128,7 +158,8 @@ impl Devices {
             self.route(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0, device.ifindex)?;
             self.route(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0, device.ifindex)?;
         }
-        if let Some(inside) = view.devices.values().find(|d| d.pod) {
+        let first = || workload.first().and_then(|name| view.devices.get(name));
+        if let Some(inside) = view.devices.values().find(|d| d.pod).or_else(first) {
             let pods =
                 world.pods.values().filter(|p| p.node == view.name && !p.host_network && !p.terminated);
             for ip in pods.flat_map(|p| &p.ips) {

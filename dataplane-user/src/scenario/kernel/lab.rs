@@ -27,6 +27,9 @@ const SKB_IFINDEX: usize = 40;
 const SHORTEST: usize = 14;
 /// Longest time for which the kernel's coarse clock stands still (HZ=100).
 const COARSE_TICK_NS: u64 = 10_000_000;
+/// So long the machine's time passes between packets by itself. Behind it the programs' clock stands until the scenario
+/// says `advance`: what a slow machine takes must end no flow.
+const RUNS_BY_ITSELF_NS: u64 = 1_000_000_000;
 
 /// Programs, maps and devices of one namespace.
 pub(super) struct Lab {
@@ -37,6 +40,8 @@ pub(super) struct Lab {
     /// Devices on which the agent would have the programs.
     carrying: BTreeSet<String>,
     cpu: usize,
+    /// The programs' clock when the scenario last said what time it is, ns.
+    told_ns: u64,
 }
 
 impl Lab {
@@ -44,12 +49,14 @@ impl Lab {
         let devices = Devices::new()?;
         let dataplane = Dataplane::load(&LoadOptions { pin_dir: None })?;
         let (view, names, carrying) = (NodeView::default(), Names::default(), BTreeSet::new());
-        Ok(Self { dataplane, devices, view, names, carrying, cpu })
+        let told_ns = dataplane.now_ns()?;
+        Ok(Self { dataplane, devices, view, names, carrying, cpu, told_ns })
     }
     /// As if just started: no generation, no flows, no devices, the kernel's own time.
     pub(super) fn reset(&mut self) -> anyhow::Result<()> {
         self.dataplane.update_control(|control| *control = Control::default())?;
         self.dataplane.state().clear_flows()?;
+        self.told_ns = self.dataplane.now_ns()?;
         self.devices.clear()?;
         self.view = NodeView::default();
         self.names = Names::default();
@@ -57,10 +64,13 @@ impl Lab {
         Ok(())
     }
     pub(super) fn set_world(&mut self, world: &World, mut view: NodeView) -> anyhow::Result<()> {
-        self.devices.follow(world, &mut view).context("cannot make the scenario's devices")?;
+        self.devices.follow(&mut view).context("cannot make the scenario's devices")?;
         // A test run always has an Ethernet header in front, whatever the device (D48).
         view.devices.values_mut().for_each(|d| d.no_link_layer = false);
         let snapshot = Snapshot::build(world, &view);
+        self.devices
+            .set_routes(world, &view, &snapshot.facts.workload)
+            .context("cannot set the scenario's routes")?;
         let tables = compile::compile(&snapshot)?;
         self.dataplane.apply(&tables)?;
         let carrying = snapshot.devices.iter().filter(|(_, d)| d.carries_programs());
@@ -73,8 +83,20 @@ impl Lab {
         let by = u64::try_from(by.as_nanos()).context("that is more than 584 years")?;
         // The coarse clock may not have moved since the last packet: what lives exactly `by` must be over.
         let by = by.saturating_add(COARSE_TICK_NS);
+        self.hold_clock()?;
         self.dataplane
             .update_control(|control| control.clock_offset_ns = control.clock_offset_ns.wrapping_add(by))?;
+        self.told_ns = self.dataplane.now_ns()?;
+        Ok(())
+    }
+    /// Takes back what passed by itself beyond [`RUNS_BY_ITSELF_NS`].
+    fn hold_clock(&mut self) -> anyhow::Result<()> {
+        let beyond = self.dataplane.now_ns()?.saturating_sub(self.told_ns + RUNS_BY_ITSELF_NS);
+        if beyond > 0 {
+            self.dataplane.update_control(|control| {
+                control.clock_offset_ns = control.clock_offset_ns.wrapping_sub(beyond);
+            })?;
+        }
         Ok(())
     }
     /// D17 (a): an adopted flow is confirmed, and admitted at both hooks.
@@ -108,6 +130,7 @@ impl Lab {
         if let Some(from) = &packet.from {
             put(&mut context, SKB_INGRESS_IFINDEX, self.ifindex(from)?);
         }
+        self.hold_clock()?;
         self.dataplane.state().clear_scratch()?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(&packet.frame);

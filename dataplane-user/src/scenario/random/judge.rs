@@ -16,6 +16,8 @@ pub(super) struct Disagreement {
     pub kernel: Said,
     /// In whole, for people.
     pub text: String,
+    /// How each engine came to its verdict, a line each.
+    pub traces: Vec<String>,
 }
 
 /// What an engine said, as coarse as two disagreements are of one kind.
@@ -62,7 +64,12 @@ pub(super) fn both(case: &Case) -> Result<Judged, LoadError> {
     let disagreement = result.steps.iter().find(|step| !step.passed()).map(|step| {
         let said = |name: &str| Said::of(step.outcomes.iter().find(|(n, _)| *n == name).map(|(_, o)| o));
         let text = step.failures.join("; ");
-        Disagreement { step: step.index, model: said("model"), kernel: said("kernel"), text }
+        let traces = step
+            .outcomes
+            .iter()
+            .flat_map(|(name, outcome)| outcome.trace.iter().map(move |line| format!("{name}: {line}")))
+            .collect();
+        Disagreement { step: step.index, model: said("model"), kernel: said("kernel"), text, traces }
     });
     Ok(Judged { reasons, disagreement })
 }

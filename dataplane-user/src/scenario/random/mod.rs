@@ -58,8 +58,16 @@ pub struct Report {
     pub found: Vec<Found>,
     /// Disagreements of a kind that was found already.
     pub repeated: usize,
-    /// Seeds whose disagreement did not come again: the machine was too slow for the case's clock.
-    pub unsteady: Vec<u64>,
+    /// Disagreements that did not come again. A case is the same packets at the same times, and its end does not depend
+    /// on what the machine does meanwhile: something else is left over, or not yet done.
+    pub unsteady: Vec<Found>,
+}
+
+impl Report {
+    /// Whether the engines agreed about every packet of every case.
+    pub fn agreed(&self) -> bool {
+        self.found.is_empty() && self.unsteady.is_empty() && self.repeated == 0
+    }
 }
 
 /// A disagreement, written down.
@@ -121,24 +129,34 @@ fn write_down(
         }
         let again = judge::both(&case)?.disagreement;
         if again.as_ref().is_none_or(|again| !again.same_kind(&disagreement)) {
-            report.unsteady.push(seed);
+            report.unsteady.push(unsteady(&options.out, seed, &case, disagreement)?);
             continue;
         }
         let mut small = shrink::shrink(&case, &disagreement, Instant::now() + options.shrink);
         small.name = format!("random-{seed}");
         let text = judge::both(&small)?.disagreement.map_or(disagreement.text.clone(), |d| d.text);
-        let file = write(&options.out, seed, &small, &text)?;
+        let file = write(&options.out, seed, &small, std::slice::from_ref(&text))?;
         report.found.push(Found { seed, file, text });
         kinds.push(disagreement);
     }
     Ok(())
 }
 
-fn write(folder: &Path, seed: u64, case: &Case, text: &str) -> anyhow::Result<PathBuf> {
+/// Nothing can be made smaller that does not come again: the case up to there, and what both engines said.
+fn unsteady(folder: &Path, seed: u64, case: &Case, once: Disagreement) -> anyhow::Result<Found> {
+    let text = format!("step {}, once and not again: {}", once.step, once.text);
+    let why: Vec<String> = std::iter::once(text.clone()).chain(once.traces).collect();
+    let whole = Case { name: format!("random-{seed}"), spec: shrink::until(case, once.step).spec };
+    let file = write(folder, seed, &whole, &why)?;
+    Ok(Found { seed, file, text: why.join("\n  ") })
+}
+
+fn write(folder: &Path, seed: u64, case: &Case, text: &[String]) -> anyhow::Result<PathBuf> {
     use anyhow::Context;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let file = folder.join(format!("random-{seed}.scenario.yaml"));
-    let why = [format!("Found by `portcullis test --random 1 --seed {seed}`."), text.to_owned()];
+    let mut why = vec![format!("Found by `portcullis test --random 1 --seed {seed}`.")];
+    why.extend_from_slice(text);
     std::fs::write(&file, case.text(&why)).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
 }

@@ -88,7 +88,7 @@ fn endpoint(dice: &mut Dice, name: &str, device: Option<&str>) -> Value {
     metadata.insert("name".into(), name.into());
     metadata.insert("labels".into(), selectors::labels(dice).into());
     let mut annotations = Map::new();
-    for (key, chance) in [("anti-spoof", 0), ("drop-unknown-ethertypes", 15), ("accept-ra", 10)] {
+    for (key, chance) in [("anti-spoof", 10), ("drop-unknown-ethertypes", 15), ("accept-ra", 10)] {
         if dice.percent(chance) {
             annotations.insert(format!("portcullis.dev/{key}"), "true".into());
         }

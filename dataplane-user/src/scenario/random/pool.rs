@@ -89,9 +89,11 @@ impl Pool {
         address(dice, &OWN, v6)
     }
 
-    /// An address that is neither own nor of the documents.
-    pub(super) fn other(dice: &mut Dice, v6: bool) -> IpAddr {
-        address(dice, &OTHERS, v6)
+    /// An address of the same family that is neither own nor this one.
+    pub(super) fn other_than(dice: &mut Dice, this: IpAddr) -> IpAddr {
+        let mut all = of_family(&OTHERS, this.is_ipv6());
+        all.retain(|other| *other != this);
+        dice.one(&all)
     }
 
     /// An address of a family: of the documents, of the others, or an odd one.
@@ -114,9 +116,11 @@ impl Pool {
 }
 
 fn address(dice: &mut Dice, texts: &[&str], v6: bool) -> IpAddr {
-    let all: Vec<IpAddr> =
-        texts.iter().filter_map(|t| t.parse().ok()).filter(|a: &IpAddr| a.is_ipv6() == v6).collect();
-    dice.one(&all)
+    dice.one(&of_family(texts, v6))
+}
+
+fn of_family(texts: &[&str], v6: bool) -> Vec<IpAddr> {
+    texts.iter().filter_map(|t| t.parse().ok()).filter(|a: &IpAddr| a.is_ipv6() == v6).collect()
 }
 
 /// First and last address, and those just outside.
@@ -155,4 +159,49 @@ fn collect(value: &Value, key: &str, nets: &mut BTreeSet<IpNet>, ports: &mut BTr
 fn around(port: u64, ports: &mut BTreeSet<u16>) {
     let near = [port.saturating_sub(1), port, port + 1];
     ports.extend(near.into_iter().filter_map(|p| u16::try_from(p).ok()).filter(|p| *p > 0));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn texts(pool: &Pool) -> Vec<String> {
+        pool.addresses.iter().map(IpAddr::to_string).collect()
+    }
+
+    #[test]
+    fn a_net_gives_its_edges_and_their_neighbours() {
+        let pool = Pool::of(&[json!({"spec": {"nets": ["10.1.2.8/30", "not a net"]}})]);
+        assert_eq!(texts(&pool), ["10.1.2.7", "10.1.2.8", "10.1.2.9", "10.1.2.11", "10.1.2.12"]);
+        let pool = Pool::of(&[json!({"expectedIPs": ["2001:db8::1"]})]);
+        assert_eq!(texts(&pool), ["2001:db8::", "2001:db8::1", "2001:db8::2"]);
+        let pool = Pool::of(&[json!({"nets": ["0.0.0.0/0"]})]);
+        assert_eq!(texts(&pool), ["0.0.0.0", "0.0.0.1", "255.255.255.255"], "it goes round at the end");
+    }
+
+    #[test]
+    fn ports_are_what_stands_below_a_port_and_their_neighbours() {
+        let document = json!({"order": 77, "destination": {"ports": [443, "8000:8002", "web"], "icmp": {"type": 8}},
+            "nodePort": 65535, "sport": 1});
+        assert_eq!(
+            Pool::of(&[document]).ports,
+            [1, 2, 442, 443, 444, 7999, 8000, 8001, 8002, 8003, 65534, 65535]
+        );
+    }
+
+    #[test]
+    fn an_address_is_of_the_family_that_is_asked_for_and_no_echo_comes_from_its_own_end() {
+        let pool = Pool::of(&[json!({"nets": ["10.0.0.0/8", "2001:db8::/32"]})]);
+        let mut dice = Dice::new(1);
+        for round in 0..2000 {
+            let v6 = round % 2 == 0;
+            let (any, own) = (pool.any(&mut dice, v6), Pool::own(&mut dice, v6));
+            let other = Pool::other_than(&mut dice, any);
+            assert!([any, own, other].iter().all(|ip| ip.is_ipv6() == v6), "{any} {own} {other}");
+            assert_ne!(other, any);
+            assert_ne!(pool.port(&mut dice), 0);
+        }
+    }
 }

@@ -88,7 +88,7 @@ impl<'a> Talks<'a> {
         let far = self.pool.any(dice, v6);
         let (src, dst) = if egress.is_none() { (far, near) } else { (near, far) };
         // Nobody pings itself from outside: both directions would be one.
-        let dst = if src == dst { Pool::other(dice, v6) } else { dst };
+        let dst = if src == dst { Pool::other_than(dice, src) } else { dst };
         let protocol = match dice.below(20) {
             0..=8 => 6,
             9..=13 => 17,
