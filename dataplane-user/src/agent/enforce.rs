@@ -1,6 +1,7 @@
 //! Making a generation the one in force, and taking over the flows that it would otherwise cut (D17).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -8,7 +9,7 @@ use anyhow::Result;
 use super::adopt::{self, Found};
 use super::{Agent, is_error};
 use crate::compile::{Tables, compile};
-use crate::index::Snapshot;
+use crate::index::{Index, Snapshot};
 use crate::maps::adopt::Adoption;
 use crate::policy::World;
 
@@ -27,7 +28,7 @@ pub(super) struct Adopted {
 impl Agent {
     /// Brings the kernel to what folder and node say.
     pub(super) fn reconcile(&mut self) {
-        let mut snapshot = Snapshot::build(self.folder.world(), &self.view);
+        let mut snapshot = self.index();
         if self.safety.held {
             // `trouble` says why; what is in force stays.
         } else if self.must_not_replace() {
@@ -43,10 +44,20 @@ impl Agent {
             }
             self.refuse_trial();
             if !done && let Some(before) = self.fall_back() {
-                snapshot = before;
+                snapshot = Arc::new(before);
             }
         }
         self.publish(&snapshot);
+    }
+
+    /// Folder and node as they are now.
+    fn index(&mut self) -> Arc<Snapshot> {
+        let changes = self.folder.take_changes();
+        let (world, view) = (self.folder.world(), &self.view);
+        match &mut self.index {
+            Some(index) => index.update(world, view, &changes),
+            None => self.index.insert(Index::new(world, view)).snapshot(),
+        }
     }
 
     /// Without a last good state a broken file must not lift what the last agent enforced, nor a part of it (D22).

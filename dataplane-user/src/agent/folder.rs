@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::lastgood::{LastGood, Saved};
 use super::state::now;
-use crate::policy::{Problem, Severity, World};
+use crate::policy::{Changes, Problem, Severity, World};
 use crate::resource::{Document, ObjectKey, Store, documents_from_path};
 
 /// Device and inode of a folder.
@@ -139,6 +139,11 @@ impl Folder {
     /// Everything that is valid.
     pub fn world(&self) -> &World {
         self.store.world()
+    }
+
+    /// What changed in [`Self::world`] since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        self.store.take_changes()
     }
 
     /// Of the last read.

@@ -22,7 +22,7 @@ use anyhow::{Context, Result};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::compile::Tables;
-use crate::index::Snapshot;
+use crate::index::{Index, Snapshot};
 use crate::loader::attach::{Attacher, Mechanism};
 use crate::loader::hold::{HeldMaps, allow_many_links};
 use crate::loader::link::Links;
@@ -139,6 +139,7 @@ pub async fn run(options: Options) -> Result<()> {
         links,
         dataplane,
         view: NodeView::default(),
+        index: None,
         tables: None,
         shown: String::new(),
         since: SystemTime::now(),
@@ -164,6 +165,8 @@ struct Agent {
     dataplane: Dataplane,
     attacher: Attacher,
     view: NodeView,
+    /// Of folder and view, since the first look.
+    index: Option<Index>,
     /// In force.
     tables: Option<Tables>,
     /// The last line on stdout.

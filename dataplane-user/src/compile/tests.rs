@@ -231,10 +231,10 @@ fn sets() -> Sets {
     let mut sets = Sets::default();
     // Sets 0..=11: one net each; then mixtures, and the empty set.
     for net in NETS {
-        sets.intern(vec![net.parse().unwrap()]);
+        sets.add(vec![net.parse().unwrap()]);
     }
     for mix in [&[1, 9][..], &[4, 6, 10], &[2, 3], &[]] {
-        sets.intern(mix.iter().map(|i| NETS[*i].parse::<IpNet>().unwrap()).collect());
+        sets.add(mix.iter().map(|i| NETS[*i].parse::<IpNet>().unwrap()).collect());
     }
     sets
 }

@@ -6,8 +6,10 @@ use dataplane_common::abi::ListKind;
 
 use super::EmptySelector;
 use super::binding::Bindings;
-use super::peers::{Peers, endpoint_labels};
+use super::labels::endpoint_labels;
+use super::resolver::Resolver;
 use super::rules::{self, Resolved};
+use super::sets::SetId;
 use crate::policy::{
     Direction, Family, HepInterface, HostEndpoint, OnPolicyChange, Order, Policy, PolicyKind, Profile, Rule,
     Tier, TierDefault, World, defaults,
@@ -173,7 +175,8 @@ pub struct PolicyBlock {
 #[derive(Clone, Debug, Default)]
 pub struct ResolvedLists {
     pub endpoints: Vec<EndpointLists>,
-    pub empty_selectors: Vec<EmptySelector>,
+    /// Sorted. With a set: empty as long as the set is.
+    pub may_be_empty: Vec<(EmptySelector, Option<SetId>)>,
     pub idle: Vec<PolicyId>,
     pub not_for_hosts: Vec<PolicyId>,
 }
@@ -183,9 +186,9 @@ pub fn resolve(
     world: &World,
     heps: &BTreeMap<String, HostEndpoint>,
     bindings: &Bindings,
-    peers: &mut Peers,
+    named: &mut Resolver<'_>,
 ) -> ResolvedLists {
-    let mut builder = Builder { peers, blocks: BTreeMap::new(), empty: BTreeSet::new() };
+    let mut builder = Builder { named, blocks: BTreeMap::new(), empty: BTreeSet::new() };
     let order = EvaluationOrder::new(world);
     let active: BTreeSet<&String> = bindings.devices.values().filter_map(|d| d.endpoint.as_ref()).collect();
     let mut used = BTreeSet::new();
@@ -210,7 +213,7 @@ pub fn resolve(
         }
         found.endpoints.push(EndpointLists { name: hep.name.clone(), wildcard, lists });
     }
-    found.empty_selectors = builder.empty.into_iter().collect();
+    found.may_be_empty = builder.empty.into_iter().collect();
     let everywhere: Vec<_> = heps.values().map(|h| endpoint_labels(h, world)).collect();
     for policy in world.policies.values().filter(|p| !used.contains(&p.tie_break())) {
         let id = PolicyId::of(policy);
@@ -307,14 +310,14 @@ impl<'a> EvaluationOrder<'a> {
     }
 }
 
-struct Builder<'a> {
-    peers: &'a mut Peers,
+struct Builder<'a, 'b> {
+    named: &'a mut Resolver<'b>,
     /// Rules of a (policy, direction) are resolved once, whatever number of lists they stand in.
     blocks: BTreeMap<(String, Direction), PolicyBlock>,
-    empty: BTreeSet<EmptySelector>,
+    empty: BTreeSet<(EmptySelector, Option<SetId>)>,
 }
 
-impl Builder<'_> {
+impl Builder<'_, '_> {
     fn policies(&mut self, tiers: &[(&Tier, Vec<&Policy>)], kind: ListKind) -> List {
         let direction = direction(kind);
         let mut blocks = Vec::new();
@@ -356,10 +359,10 @@ impl Builder<'_> {
         let mut resolved = Vec::with_capacity(rules.len());
         for (index, rule) in rules.iter().enumerate() {
             let mut empty = Vec::new();
-            resolved.push(rules::resolve(rule, index, self.peers, &mut empty));
-            for (path, text) in empty {
+            resolved.push(rules::resolve(rule, index, self.named, &mut empty));
+            for (path, text, set) in empty {
                 let path = format!("spec.{list}[{index}].{path}");
-                self.empty.insert(EmptySelector { policy: policy.cloned(), path, text });
+                self.empty.insert((EmptySelector { policy: policy.cloned(), path, text }, set));
             }
         }
         resolved

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dataplane_common::abi::own_flag;
 use ipnet::{IpNet, Ipv4Net};
 
-use super::binding::Bindings;
+use super::binding::DeviceBinding;
 use crate::policy::{Failsafe, NodeView, Protocol, World, defaults};
 
 /// Calico's device for IPVS: its addresses are the cluster's, not this node's, so no NodePort is there.
@@ -50,9 +50,9 @@ pub fn is_own(own: &BTreeMap<IpNet, u32>, ip: &IpAddr) -> bool {
 }
 
 /// D27: where pods, Services and nodes have their addresses, as far as the documents say. Empty unless a device asks.
-pub fn internal_ranges(world: &World, bindings: &Bindings) -> BTreeMap<IpNet, u32> {
+pub fn internal_ranges(world: &World, devices: &BTreeMap<String, DeviceBinding>) -> BTreeMap<IpNet, u32> {
     let mut ranges = BTreeMap::new();
-    if !bindings.devices.values().any(|d| d.anti_spoof) {
+    if !devices.values().any(|d| d.anti_spoof) {
         return ranges;
     }
     let mut add = |net: IpNet, bits: u32| *ranges.entry(net.trunc()).or_default() |= bits;

@@ -1,14 +1,20 @@
 //! World and node → what holds on this node: which host endpoint governs which device, its lists in order, the
 //! address sets that rules refer to, own addresses and frontends. Pure and deterministic.
 //!
-//! Reading order: `auto` (host endpoints made from Nodes) → `binding` → `sets` and `peers` (selectors to
-//! addresses) → `rules` → `lists` → `local` and `services` (what is ours).
+//! Reading order: `auto` (host endpoints made from Nodes) → `binding` → `labels`, `peers`, `questions` and `members`
+//! (selectors to addresses) → `sets`, `resolver` and `rules` → `lists` → `local` and `services` (what is ours) → `live`
+//! (all of it, kept up to date).
 
 pub mod auto;
 pub mod binding;
+pub mod labels;
 pub mod lists;
+pub mod live;
 pub mod local;
-pub mod peers;
+mod members;
+mod peers;
+mod questions;
+mod resolver;
 pub mod rules;
 pub mod services;
 pub mod sets;
@@ -24,6 +30,7 @@ use ipnet::IpNet;
 
 pub use binding::{DeviceBinding, LostEndpoint, LostReason};
 pub use lists::{EndpointLists, List, PolicyBlock, PolicyId, TierBlock, TierEnd};
+pub use live::Index;
 pub use rules::{PortAlternative, PortMatch, Resolved, Side};
 pub use sets::{SetId, Sets};
 pub use shadow::RuleId;
@@ -102,39 +109,8 @@ impl Snapshot {
     pub fn shadowed(&self) -> BTreeMap<RuleId, RuleId> {
         shadow::shadowed(&self.endpoints, &self.sets)
     }
-    /// Resolves the world for one node.
+    /// Resolves the world for one node. Who does so again and again keeps an [`Index`], which says the same.
     pub fn build(world: &World, view: &NodeView) -> Self {
-        let host_endpoints = auto::with_auto_endpoints(world, view);
-        let bindings = binding::bind(&host_endpoints, world, view);
-        let mut peers = peers::Peers::new(world, &host_endpoints);
-        let resolved = lists::resolve(world, &host_endpoints, &bindings, &mut peers);
-        let own = local::own_addresses(view);
-        let sets = peers.into_sets();
-        let facts = Facts {
-            governed: bindings.governed(),
-            unprotected: bindings.unprotected(),
-            workload: bindings.devices.iter().filter(|(_, d)| d.workload).map(|(n, _)| n.clone()).collect(),
-            lost: bindings.lost.clone(),
-            empty_selectors: resolved.empty_selectors,
-            idle_policies: resolved.idle,
-            not_for_hosts: resolved.not_for_hosts,
-            host_endpoints,
-        };
-        Self {
-            node: view.name.clone(),
-            endpoints: resolved.endpoints,
-            sets,
-            frontends: services::frontends(world, view, &own),
-            own,
-            internal: local::internal_ranges(world, &bindings),
-            failsafe_inbound: local::failsafe_inbound(world),
-            failsafe_outbound: local::failsafe_outbound(world),
-            infra: local::infra_peers(world, view),
-            node_ports: services::node_port_ranges(world),
-            on_policy_change: view.settings.on_policy_change,
-            grace_seconds: view.settings.grace_seconds,
-            devices: bindings.devices,
-            facts,
-        }
+        Index::new(world, view).into_snapshot()
     }
 }

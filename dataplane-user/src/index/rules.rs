@@ -2,7 +2,7 @@
 
 use crate::policy::{Action, EntityRule, Icmp, IpVersion, Port, PortRange, Protocol, Rule};
 
-use super::peers::Peers;
+use super::resolver::Resolver;
 use super::sets::SetId;
 
 /// A rule that needs nothing but packets and sets to be evaluated.
@@ -51,11 +51,12 @@ pub enum PortAlternative {
     At(Protocol, u16, SetId),
 }
 
-/// A selector, named port or Service of a rule that stands for no address: (`source.selector`, text).
-pub type Empty = (String, String);
+/// A selector, named port or Service of a rule that stands for no address: (`source.selector`, text). With a set: as
+/// long as the set is empty, which it may not be now.
+pub type Empty = (String, String, Option<SetId>);
 
 /// Resolves one rule.
-pub fn resolve(rule: &Rule, index: usize, peers: &mut Peers, empty: &mut Vec<Empty>) -> Resolved {
+pub fn resolve(rule: &Rule, index: usize, named: &mut Resolver<'_>, empty: &mut Vec<Empty>) -> Resolved {
     let (v4, v6) = families(rule);
     Resolved {
         action: rule.action,
@@ -67,8 +68,8 @@ pub fn resolve(rule: &Rule, index: usize, peers: &mut Peers, empty: &mut Vec<Emp
         not_protocol: rule.not_protocol,
         icmp: rule.icmp,
         not_icmp: rule.not_icmp,
-        source: side(&rule.source, "source", rule.protocol, peers, empty),
-        destination: side(&rule.destination, "destination", rule.protocol, peers, empty),
+        source: side(&rule.source, "source", rule.protocol, named, empty),
+        destination: side(&rule.destination, "destination", rule.protocol, named, empty),
     }
 }
 
@@ -76,32 +77,30 @@ fn side(
     entity: &EntityRule,
     name: &str,
     protocol: Option<Protocol>,
-    peers: &mut Peers,
+    named: &mut Resolver<'_>,
     empty: &mut Vec<Empty>,
 ) -> Side {
     let mut side = Side::default();
     if !entity.nets.is_empty() {
-        side.all_of.push(peers.nets(&entity.nets));
+        side.all_of.push(named.nets(&entity.nets));
     }
     if !entity.not_nets.is_empty() {
-        side.none_of.push(peers.nets(&entity.not_nets));
+        side.none_of.push(named.nets(&entity.not_nets));
     }
     if let Some(selector) = &entity.selector {
-        let set = peers.selected(selector);
-        if peers.is_empty(set) {
-            empty.push((format!("{name}.selector"), selector.text.clone()));
-        }
+        let set = named.selected(selector);
+        empty.push((format!("{name}.selector"), selector.text.clone(), Some(set)));
         side.all_of.push(set);
     }
     if let Some(selector) = &entity.not_selector {
-        let set = peers.selected(selector);
+        let set = named.selected(selector);
         side.none_of.push(set);
     }
-    side.ports = ports(entity, name, protocol, peers, empty);
+    side.ports = ports(entity, name, protocol, named, empty);
     if let Some(service) = &entity.service {
-        add_service(&mut side, service, name == "source", protocol, peers);
-        if peers.has_no_backend(service) {
-            empty.push((format!("{name}.services"), format!("{}/{}", service.0, service.1)));
+        add_service(&mut side, service, name == "source", protocol, named);
+        if named.has_no_backend(service) {
+            empty.push((format!("{name}.services"), format!("{}/{}", service.0, service.1), None));
         }
     }
     side.all_of.sort_unstable();
@@ -113,7 +112,7 @@ fn ports(
     entity: &EntityRule,
     side: &str,
     protocol: Option<Protocol>,
-    peers: &mut Peers,
+    named: &mut Resolver<'_>,
     empty: &mut Vec<Empty>,
 ) -> PortMatch {
     let mut found = PortMatch { none_of: ranges(&entity.not_ports), ..PortMatch::default() };
@@ -127,7 +126,7 @@ fn ports(
             any_of.push(PortAlternative::Ranges(numeric));
         }
         for name in names(&entity.ports) {
-            for ((p, port), set) in peers.named_port(name, selector) {
+            for ((p, port), set) in named.named_port(name, selector) {
                 if wanted(p) {
                     any_of.push(PortAlternative::At(p, port, set));
                 }
@@ -135,12 +134,12 @@ fn ports(
         }
         if any_of.is_empty() {
             let text: Vec<&str> = names(&entity.ports).collect();
-            empty.push((format!("{side}.ports"), text.join(", ")));
+            empty.push((format!("{side}.ports"), text.join(", "), None));
         }
         found.any_of = Some(any_of);
     }
     for name in names(&entity.not_ports) {
-        let exposed = peers.named_port(name, selector);
+        let exposed = named.named_port(name, selector);
         found
             .none_of_named
             .extend(exposed.into_iter().filter(|((p, _), _)| wanted(*p)).map(|((p, n), s)| (p, n, s)));
@@ -154,13 +153,13 @@ fn add_service(
     service: &(String, String),
     is_source: bool,
     protocol: Option<Protocol>,
-    peers: &mut Peers,
+    named: &mut Resolver<'_>,
 ) {
     if is_source {
-        side.all_of.push(peers.service_addresses(service));
+        side.all_of.push(named.service_addresses(service));
         return;
     }
-    let ports = peers.service_ports(service).into_iter();
+    let ports = named.service_ports(service).into_iter();
     let ports = ports.filter(|((p, _), _)| protocol.is_none_or(|q| *p == q));
     side.ports.any_of = Some(ports.map(|((p, port), set)| PortAlternative::At(p, port, set)).collect());
 }

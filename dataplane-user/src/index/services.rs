@@ -1,19 +1,66 @@
 //! Service frontends: where traffic arrives that kube-proxy (or a port map) will redirect (D3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use dataplane_common::abi::{frontend_flag, own_flag};
 use ipnet::IpNet;
 
 use super::local::is_own;
-use crate::policy::{NodeView, PortRange, Protocol, Service, ServicePort, World};
+use crate::policy::{EndpointSlice, NodeView, Pod, PortRange, Protocol, ServicePort, World};
 
 /// (address, protocol, port) → `frontend_flag` bits.
 type Frontends = BTreeMap<(IpAddr, Protocol, u16), u32>;
 
-/// Every frontend that has an endpoint, and host ports of this node's pods.
-pub fn frontends(world: &World, view: &NodeView, own: &BTreeMap<IpNet, u32>) -> Frontends {
+/// (namespace, name)
+type Key = (String, String);
+
+/// Where a Service leads, for rules that name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// By (protocol, port), as slices list them.
+    pub ports: BTreeMap<(Protocol, u16), Vec<IpNet>>,
+    /// Whatever the port.
+    pub addresses: Vec<IpNet>,
+}
+
+/// Backends of every Service that has an EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backends(BTreeMap<Key, Backend>);
+
+impl Backends {
+    /// Reads every EndpointSlice.
+    pub fn new(world: &World) -> Self {
+        let mut all: BTreeMap<Key, Backend> = BTreeMap::new();
+        for slice in world.endpoint_slices.values() {
+            let addresses = slice.endpoints.iter().flat_map(|e| &e.addresses).map(|ip| IpNet::from(*ip));
+            let addresses: Vec<IpNet> = addresses.collect();
+            let backend = all.entry((slice.namespace.clone(), slice.service.clone())).or_default();
+            for (_, protocol, port) in &slice.ports {
+                backend.ports.entry((*protocol, *port)).or_default().extend(&addresses);
+            }
+            backend.addresses.extend(addresses);
+        }
+        Self(all)
+    }
+    /// `None`: no slice.
+    pub fn of(&self, service: &Key) -> Option<&Backend> {
+        self.0.get(service)
+    }
+}
+
+/// Whether a port map of this node leads to this pod.
+pub fn is_forwarded(pod: &Pod, view: &NodeView) -> bool {
+    let here = pod.node == view.name && !pod.host_network && !pod.terminated;
+    here && pod.ports.iter().any(|port| port.host_port.is_some())
+}
+
+/// Every frontend that has an endpoint, and host ports of this node's pods: those `forwarded`.
+pub fn frontends(world: &World, own: &BTreeMap<IpNet, u32>, forwarded: &BTreeSet<Key>) -> Frontends {
+    let mut slices: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
+    for slice in world.endpoint_slices.values() {
+        slices.entry((&slice.namespace, &slice.service)).or_default().push(slice);
+    }
     let mut found = Frontends::new();
     let node_port_ips: Vec<IpAddr> = own
         .iter()
@@ -21,8 +68,9 @@ pub fn frontends(world: &World, view: &NodeView, own: &BTreeMap<IpNet, u32>) -> 
         .map(|(net, _)| net.addr())
         .collect();
     for service in world.services.values() {
+        let slices = slices.get(&(service.namespace.as_str(), service.name.as_str()));
         for port in &service.ports {
-            let backends = backends(world, service, port);
+            let backends = backends(slices.map_or(&[], Vec::as_slice), port);
             let vips =
                 service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
             let mut dialled: Vec<(IpAddr, u16)> = vips.map(|ip| (*ip, port.port)).collect();
@@ -37,7 +85,7 @@ pub fn frontends(world: &World, view: &NodeView, own: &BTreeMap<IpNet, u32>) -> 
             }
         }
     }
-    for (key, flags) in host_ports(world, view, own) {
+    for (key, flags) in host_ports(world, own, forwarded) {
         found.insert(key, flags);
     }
     found
@@ -61,12 +109,8 @@ fn flags_for(frontend: &IpAddr, backends: &[IpAddr], own: &BTreeMap<IpNet, u32>)
 }
 
 /// Ready endpoints, or, when there are none, those that serve while they terminate (D3).
-fn backends(world: &World, service: &Service, port: &ServicePort) -> Vec<IpAddr> {
-    let slices = world
-        .endpoint_slices
-        .values()
-        .filter(|s| s.namespace == service.namespace && s.service == service.name);
-    let slices = slices.filter(|s| {
+fn backends(slices: &[&EndpointSlice], port: &ServicePort) -> Vec<IpAddr> {
+    let slices = slices.iter().filter(|s| {
         s.ports.iter().any(|(name, protocol, _)| *name == port.name && *protocol == port.protocol)
     });
     let endpoints: Vec<_> = slices.flat_map(|s| &s.endpoints).collect();
@@ -84,10 +128,9 @@ fn backends(world: &World, service: &Service, port: &ServicePort) -> Vec<IpAddr>
 }
 
 /// Host ports of pods that run here behind a port map.
-fn host_ports(world: &World, view: &NodeView, own: &BTreeMap<IpNet, u32>) -> Frontends {
+fn host_ports(world: &World, own: &BTreeMap<IpNet, u32>, forwarded: &BTreeSet<Key>) -> Frontends {
     let mut found = Frontends::new();
-    let pods = world.pods.values().filter(|p| p.node == view.name && !p.host_network && !p.terminated);
-    for pod in pods {
+    for pod in forwarded.iter().filter_map(|key| world.pods.get(key)) {
         for port in &pod.ports {
             let Some(number) = port.host_port else { continue };
             let everywhere = own.iter().filter(|(_, f)| **f & own_flag::OWN != 0).map(|(net, _)| net.addr());

@@ -1,32 +1,34 @@
-//! Address sets, one for each distinct content.
+//! Address sets.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 /// Index of a set in [`Sets`].
 pub type SetId = u32;
 
-/// Sets of prefixes by id. Equal contents have equal ids, whoever refers to them.
-#[derive(Clone, Debug, Default)]
+/// Sets of prefixes by id. A set is told from another by what it stands for, not by what it holds at the moment: a pod
+/// that comes changes the content of some sets, and no id.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sets {
-    contents: Vec<Vec<IpNet>>,
-    by_content: HashMap<Vec<IpNet>, SetId>,
+    contents: Vec<Arc<Vec<IpNet>>>,
 }
 
 impl Sets {
-    /// The id of this content.
-    pub fn intern(&mut self, mut nets: Vec<IpNet>) -> SetId {
-        nets.iter_mut().for_each(|n| *n = n.trunc());
-        nets.sort_unstable();
-        nets.dedup();
-        if let Some(&id) = self.by_content.get(&nets) {
-            return id;
-        }
+    /// Adds a set of these prefixes, in whatever order.
+    pub fn add(&mut self, nets: Vec<IpNet>) -> SetId {
+        self.share(Arc::new(normalized(nets)))
+    }
+    /// Adds a set that somebody keeps up to date. It is [`normalized`].
+    pub(super) fn share(&mut self, nets: Arc<Vec<IpNet>>) -> SetId {
         let id = self.contents.len() as SetId;
-        self.contents.push(nets.clone());
-        self.by_content.insert(nets, id);
+        self.contents.push(nets);
         id
+    }
+    /// The set holds something else now. True when it was or becomes empty by that.
+    pub(super) fn replace(&mut self, id: SetId, nets: Arc<Vec<IpNet>>) -> bool {
+        let old = std::mem::replace(&mut self.contents[id as usize], nets);
+        old.is_empty() != self.get(id).is_empty()
     }
     /// The prefixes of a set, sorted.
     pub fn get(&self, id: SetId) -> &[IpNet] {
@@ -40,4 +42,12 @@ impl Sets {
     pub fn contains(&self, id: SetId, ip: std::net::IpAddr) -> bool {
         self.get(id).iter().any(|n| n.contains(&ip))
     }
+}
+
+/// Host bits off, sorted, each once.
+pub(super) fn normalized(mut nets: Vec<IpNet>) -> Vec<IpNet> {
+    nets.iter_mut().for_each(|n| *n = n.trunc());
+    nets.sort_unstable();
+    nets.dedup();
+    nets
 }

@@ -172,7 +172,7 @@ impl Subsets<'_> {
             return *known;
         }
         let (a, b) = (self.sets.get(inner), self.sets.get(outer));
-        let found = a.len() <= MAX_COMPARED_PREFIXES && a.iter().all(|net| within(net, b));
+        let found = a == b || a.len() <= MAX_COMPARED_PREFIXES && a.iter().all(|net| within(net, b));
         self.known.insert((inner, outer), found);
         found
     }

@@ -146,7 +146,7 @@ impl<'a> Context<'a> {
             }
             Object::HostEndpoint(endpoint) => self.host_endpoint(&endpoint.name, status),
             Object::NetworkSet(set) => {
-                let labels = super::peers::set_labels(set, self.world);
+                let labels = super::labels::set_labels(set, self.world);
                 let global = set.namespace.is_none();
                 let selecting = self.selectors.iter().filter(|((global_only, selector), _)| {
                     (global || !global_only) && selector.matches(&labels)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Code, Found, endpoint_key};
 use crate::index::lists::PolicyId;
-use crate::index::{Snapshot, peers};
+use crate::index::{Snapshot, labels};
 use crate::policy::{
     Action, Direction, Family, HepInterface, HostEndpoint, Labels, PeerSelector, Policy, Rule, World,
 };
@@ -12,7 +12,7 @@ use crate::policy::{
 pub(super) fn check(world: &World, snapshot: &Snapshot, found: &mut Found) {
     let all = &snapshot.facts.host_endpoints;
     let endpoints: Vec<(&HostEndpoint, Labels)> =
-        all.values().map(|h| (h, peers::endpoint_labels(h, world))).collect();
+        all.values().map(|h| (h, labels::endpoint_labels(h, world))).collect();
     for policy in world.policies.values() {
         let id = PolicyId::of(policy);
         log_only(policy, &id, found);
@@ -116,7 +116,7 @@ fn selects_nothing(policy: &Policy, id: &PolicyId, world: &World, snapshot: &Sna
     if !snapshot.facts.not_for_hosts.contains(id) {
         return;
     }
-    let for_pods = world.pods.values().any(|pod| policy.selector.matches(&peers::pod_labels(pod, world)));
+    let for_pods = world.pods.values().any(|pod| policy.selector.matches(&labels::pod_labels(pod, world)));
     if !for_pods && policy.namespace.is_none() {
         found.add(
             Code::SelectsNothing,

@@ -9,7 +9,7 @@ use super::document::Document;
 use super::kind::{Kind, ObjectKey};
 use super::object::{self, Object, Outcome};
 use crate::policy::defaults::built_in_tiers;
-use crate::policy::{Problem, Severity, World};
+use crate::policy::{Changes, Problem, Severity, World};
 
 /// An accepted object.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,6 +87,8 @@ pub struct Store {
     /// Refused, and never good.
     rejected: BTreeMap<ObjectKey, Vec<Problem>>,
     world: World,
+    /// Since somebody took them.
+    changes: Changes,
 }
 
 impl Store {
@@ -97,8 +99,14 @@ impl Store {
         let mut report = Report::default();
         let mut next = batch.good;
         report.accepted = next.keys().map(ObjectKey::to_string).collect();
+        for key in next.keys().filter(|key| !self.objects.contains_key(key)) {
+            note(&mut self.changes, key);
+        }
         for (key, stored) in std::mem::take(&mut self.objects) {
-            if next.contains_key(&key) {
+            if let Some(new) = next.get(&key) {
+                if new.object != stored.object {
+                    note(&mut self.changes, &key);
+                }
                 continue;
             }
             let reason = batch.refused.get(&key).or_else(|| unknown_in(&batch.unknown, &stored.file));
@@ -107,6 +115,8 @@ impl Store {
                 let superseded_since = stored.superseded_since.or_else(|| Some(SystemTime::now()));
                 let superseded = reason.clone();
                 next.insert(key, StoredObject { superseded, superseded_since, ..stored });
+            } else {
+                note(&mut self.changes, &key);
             }
         }
         self.objects = next;
@@ -141,6 +151,7 @@ impl Store {
         if !report.has_errors() {
             next.rejected.retain(|key, _| !next.objects.contains_key(key));
             next.rebuild();
+            names.iter().for_each(|key| note(&mut next.changes, key));
             *self = next;
             report.accepted = names.iter().map(ObjectKey::to_string).collect();
         }
@@ -176,12 +187,18 @@ impl Store {
         }
         let removed = self.objects.remove(&key).ok_or_else(|| fail("does not exist".to_owned()))?;
         self.rebuild();
+        note(&mut self.changes, &key);
         Ok(removed)
     }
 
     /// Everything that is valid.
     pub fn world(&self) -> &World {
         &self.world
+    }
+
+    /// What changed in [`Self::world`] since the last call, or since the store was empty.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 
     /// `kind` may be a short name.
@@ -246,6 +263,28 @@ impl Store {
             });
         }
         problems
+    }
+}
+
+/// An object came, changed or went.
+fn note(changes: &mut Changes, key: &ObjectKey) {
+    let pair = || (key.namespace.clone(), key.name.clone());
+    match key.kind {
+        Kind::Pod => drop(changes.pods.insert(pair())),
+        Kind::GlobalNetworkSet | Kind::NetworkSet => drop(changes.network_sets.insert(pair())),
+        Kind::Namespace => drop(changes.namespaces.insert(key.name.clone())),
+        Kind::ServiceAccount => drop(changes.service_accounts.insert(pair())),
+        Kind::Service | Kind::EndpointSlice => changes.services = true,
+        Kind::GlobalNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy
+        | Kind::NetworkPolicy
+        | Kind::StagedNetworkPolicy
+        | Kind::Tier
+        | Kind::HostEndpoint
+        | Kind::Profile
+        | Kind::FelixConfiguration
+        | Kind::KubeControllersConfiguration
+        | Kind::Node => changes.rest = true,
     }
 }
 
