@@ -272,6 +272,54 @@ fn flow_state_that_was_lost_is_taken_over_again() {
     });
 }
 
+/// A workload device carries no programs before a `*` host endpoint covers it: what lives there was not seen, or not
+/// by both hooks.
+#[test]
+fn a_second_device_is_taken_over_while_the_first_is_enforced() {
+    run("a_second_device_is_taken_over_while_the_first_is_enforced", || {
+        let lab = Lab::new(Proxy::Nftables)?;
+        let (folder, home) = (Policies::empty()?, Home::new()?);
+        folder.put("endpoint.yaml", HOST_ENDPOINT)?;
+        let (mut agent, _) = Agent::start_with(&lab.node, &folder, &home, &["--grace", "0"])?;
+        let mut to_node = connect(&lab.pod, NODE, 8080)?.expect("nothing governs the pod's device");
+        let mut through = connect(&lab.pod, OUTSIDE, 443)?.expect("nothing governs what is forwarded");
+        assert_eq!(exchange(&mut to_node), answer(NODE_SAYS));
+        assert_eq!(exchange(&mut through), answer(OUTSIDE_SAYS));
+        assert_eq!(ask(&lab.outside, NODE, 8080)?, Got::Silence, "the first device");
+
+        folder.put(
+            "second.yaml",
+            "\
+apiVersion: projectcalico.org/v3
+kind: HostEndpoint
+metadata: {name: node1-all, labels: {role: all}}
+spec: {node: node1, interfaceName: \"*\"}
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: deny}
+spec:
+  selector: role == 'all'
+  preDNAT: true
+  applyOnForward: true
+  types: [Ingress]
+  ingress: [{action: Deny}]
+",
+        )?;
+        agent.next_generation()?;
+        assert_eq!(home.status()?["governed"]["cali1"], "node1-all", "{}", agent.log());
+        assert_eq!(exchange(&mut to_node), answer(NODE_SAYS), "{}", agent.log());
+        assert_eq!(exchange(&mut through), answer(OUTSIDE_SAYS), "{}", agent.log());
+        let denied = [
+            (&lab.pod, NODE.into(), 8080),
+            (&lab.pod, OUTSIDE.into(), 443),
+            (&lab.outside, NODE.into(), 8080),
+        ];
+        assert_eq!(tests::probe::ask_together(&denied)?, vec![Got::Silence; 3], "{}", agent.log());
+        Ok(())
+    });
+}
+
 #[test]
 fn grace_is_shown_and_ends() {
     run("grace_is_shown_and_ends", || {

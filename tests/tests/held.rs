@@ -58,8 +58,12 @@ struct Node {
 
 impl Node {
     fn start(options: &[&str]) -> Result<Self> {
+        Self::start_at(Home::new()?, options)
+    }
+
+    fn start_at(home: Home, options: &[&str]) -> Result<Self> {
         let lab = Lab::new(Proxy::Nftables)?;
-        let (folder, home) = (Policies::empty()?, Home::new()?);
+        let folder = Policies::empty()?;
         folder.put("endpoint.yaml", HOST_ENDPOINT)?;
         let (agent, _) = Agent::start_with(&lab.node, &folder, &home, options)?;
         let node = Self { agent, home, folder, lab };
@@ -229,6 +233,26 @@ fn deleted_pins_take_nothing_off_and_come_back() {
         assert_eq!(ask(&lab.outside, NODE, 8080)?, Got::Silence);
         let (agent, generation) = Agent::start_with(&lab.node, &folder, &home, TCX)?;
         ensure!(generation > 1, "generation {generation}: the maps are new\n{}", agent.log());
+        Ok(())
+    });
+}
+
+#[test]
+fn an_unmounted_bpffs_is_mounted_again() {
+    run("an_unmounted_bpffs_is_mounted_again", || {
+        let home = Home::new()?;
+        let bpffs = home.pin_dir().parent().context("no folder")?.to_string_lossy().into_owned();
+        let node = Node::start_at(home, &["--attach", "tcx", "--bpffs", &bpffs])?;
+        node.agent.freeze(true)?;
+        node.does(&format!("umount --lazy {bpffs}"))?;
+        ensure!(!node.home.pin_dir().exists());
+        assert_eq!(node.ask()?, Got::Silence, "the agent holds what was pinned there");
+        node.agent.freeze(false)?;
+        node.is_told("pins", 1)?;
+        let Node { agent, home, folder: _folder, lab } = node;
+        ensure!(home.pin_dir().join("links").exists(), "{}", agent.log());
+        agent.kill_9()?;
+        assert_eq!(ask(&lab.outside, NODE, 8080)?, Got::Silence, "the new pins outlive the agent");
         Ok(())
     });
 }
