@@ -278,7 +278,12 @@ fn maps_are_listed_dumped_and_verified() {
         let said = home.portcullis(&lab.node, &["maps", "dump", "rules"])?;
         assert!(said.stdout.contains("GlobalNetworkPolicy/allow-nodeport rule 0 (PreDnat)"), "{said:#?}");
         let said = home.portcullis(&lab.node, &["maps", "dump", "pc_addr_class"])?;
-        table_row(&said.stdout, &["1.2.0.0/16"]);
+        let row = table_row(&said.stdout, &["1.2.0.0/16"]);
+        let rule = "GlobalNetworkPolicy/allow-cluster-internal-ingress-only rule 0 (PreDnat)";
+        assert!(row.contains(&format!("sourceOf={rule}")), "what the class stands for: {row}");
+        let said = home.portcullis(&lab.node, &["maps", "dump", "rows"])?;
+        let row = said.stdout.lines().find(|l| l.contains("holds=1.2.0.0/16")).context("no such row")?;
+        assert!(row.contains("source class ") && row.contains(rule), "{row}");
         let said = home.portcullis(&lab.node, &["maps", "dump", "devices"])?;
         table_row(&said.stdout, &["eth0"]);
         let said = home.portcullis(&lab.node, &["maps", "dump", "flows"])?;

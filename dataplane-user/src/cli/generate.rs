@@ -77,9 +77,45 @@ pub fn reference_page() -> String {
     page
 }
 
+/// `docs/reference/exit-codes.md`: what each help says of its exit codes, side by side.
+pub fn exit_codes_page() -> String {
+    let mut page = String::from(
+        "# Exit codes\n\n<!-- Generated from the program, like cli.md. -->\n\n0: done, or the answer is yes. 1: the answer \
+         is no, or a change was refused, and nothing was changed. 2: wrong usage, or it could not be done or told. \
+         Scripts may rely on them.\n\n- What is shown and asks for nothing is no error: a warning of `validate` or \
+         `apply`, and of `status` a device without a host endpoint (`UNPROTECTED`), a table that is `NEARLY FULL`, a \
+         program before ours (`NOT FIRST`), a trial that runs. All that was asked for is enforced then. To be told \
+         of them, look for the word: `portcullis status -o json | jq -e '.findings == []'`.\n- A listing whose \
+         reader leaves (`| head -1`) ends as if it had been read; `observe` ends with 0.\n\n| command | 0 | 1 | 2 \
+         |\n|---|---|---|---|\n",
+    );
+    walk(&command(), "portcullis", &mut |name, command| {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        // A group only stands for its commands.
+        let is_group = name != "portcullis" && command.has_subcommands();
+        if let Some((_, codes)) =
+            help.split_once("Exit codes: ").filter(|_| !is_group && name != "portcullis")
+        {
+            let [zero, one, two] = codes_of(codes);
+            page += &format!("| `{name}` | {zero} | {one} | {two} |\n");
+        }
+    });
+    page
+}
+
+/// `0 done; 1 no; 2 wrong.` → the texts of each.
+fn codes_of(text: &str) -> [String; 3] {
+    let text = text.split("\n\n").next().unwrap_or_default().replace('\n', " ");
+    let text = text.trim().trim_end_matches('.');
+    let (rest, two) = text.split_once("; 2 ").unwrap_or((text, "-"));
+    let (rest, one) = rest.split_once("; 1 ").unwrap_or((rest, "-"));
+    [rest.trim_start_matches("0 "), one, two].map(str::to_owned)
+}
+
 /// Every generated file below the repository's root, with its text.
 pub fn files() -> Result<Vec<(PathBuf, String)>> {
     let man = man_pages()?.into_iter().map(|(name, text)| (Path::new("docs/man").join(name), text));
     let page = (PathBuf::from("docs/reference/cli.md"), reference_page());
-    Ok(std::iter::once(page).chain(man).collect())
+    let codes = (PathBuf::from("docs/reference/exit-codes.md"), exit_codes_page());
+    Ok([page, codes].into_iter().chain(man).collect())
 }

@@ -34,6 +34,9 @@ const HELP: &str = "Examples:
   portcullis status
   portcullis status -o json | jq .health
 
+UNPROTECTED devices, NEARLY FULL tables, NOT FIRST and ON TRIAL are shown and change no exit code: what was asked for is
+enforced. `-o json` gives each finding its health.
+
 Exit codes: 0 all that was asked for is enforced; 1 something is not (the lines on top say what); 2 it cannot be told.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -314,6 +317,21 @@ mod tests {
         let text = page(&healthy(), Some(&kernel), &found).join("\n");
         assert!(text.starts_with("SUSPENDED: "), "{text}");
         assert!(text.contains("cil_from_netdev (tcx) > portcullis"), "{text}");
+    }
+
+    /// D21: shown, counted, and no error. Whoever wants one looks for the word.
+    #[test]
+    fn what_nobody_asked_for_is_shown_and_no_error() {
+        let mut state = healthy();
+        state.unprotected = ["eth1".to_owned()].into();
+        let mut kernel = kernel();
+        kernel.tables.push(crate::inspect::kernel::TableView { name: "rules", entries: 95, limit: 100 });
+        let mut found = findings(&state, Ok(&kernel));
+        found.retain(|f| f.what != "NO AGENT");
+        let words: Vec<&str> = found.iter().map(|f| f.what.as_str()).collect();
+        assert_eq!(words, ["NEARLY FULL", "UNPROTECTED"]);
+        assert_eq!(overall(&found), Health::Healthy);
+        assert!(page(&state, Some(&kernel), &found)[1].starts_with("UNPROTECTED: device eth1"));
     }
 
     #[test]

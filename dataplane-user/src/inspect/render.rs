@@ -15,6 +15,7 @@ use dataplane_common::verdict::Reason;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::classes::Classes;
 use super::kernel::device_name;
 use super::rules::AllHits;
 use crate::agent::state::State;
@@ -31,7 +32,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn new(key: impl ToString, value: Value) -> Self {
+    pub(super) fn new(key: impl ToString, value: Value) -> Self {
         Self { key: key.to_string(), value }
     }
     /// `a=1 b=x`, or the value alone.
@@ -78,7 +79,14 @@ const SLICED: [&str; 12] = [
 pub fn entries(pinned: &Pinned, map: &str, slot: Option<u32>, state: &State) -> Result<Vec<Entry>> {
     if is_sliced(map) {
         let tables = slot.map(|slot| pinned.tables(slot)).transpose()?.unwrap_or_default();
-        return Ok(generation(&tables, state).remove(map).unwrap_or_default());
+        let rules = rule_names(state);
+        let classes = Classes { tables: &tables, rules: &rules };
+        return Ok(match map {
+            names::MAP_ADDR_CLASS => classes.addresses(),
+            names::MAP_PORT_CLASS => classes.ports(),
+            names::MAP_ROWS => classes.rows(),
+            _ => generation(&tables, state).remove(map).unwrap_or_default(),
+        });
     }
     let maps = pinned.state()?;
     Ok(match map {
@@ -151,7 +159,7 @@ fn hits(pinned: &Pinned, state: &State) -> Result<Vec<Entry>> {
         .collect())
 }
 
-/// The maps of one generation.
+/// The maps of one generation, entry by entry as they are in the kernel.
 pub fn generation(t: &Tables, state: &State) -> BTreeMap<&'static str, Vec<Entry>> {
     let rules = rule_names(state);
     BTreeMap::from([
@@ -246,7 +254,7 @@ fn address(addr: &Addr) -> String {
     addr.to_ip().map_or_else(|| "any".to_owned(), |ip| ip.to_string())
 }
 
-fn net(prefix: &Prefix<AddrKey>) -> String {
+pub(super) fn net(prefix: &Prefix<AddrKey>) -> String {
     match prefix.len.checked_sub(dataplane_common::abi::ADDR_PREFIX_BASE) {
         Some(bits) => format!("{}/{bits}", address(&prefix.key)),
         None => format!("any/{}", prefix.len),
@@ -257,7 +265,7 @@ fn port(bytes: [u8; 2]) -> u16 {
     u16::from_be_bytes(bytes)
 }
 
-fn port_key(prefix: &Prefix<PortKey>) -> String {
+pub(super) fn port_key(prefix: &Prefix<PortKey>) -> String {
     let key = &prefix.key;
     let side = if key.side == SIDE_DESTINATION { "destination" } else { "source" };
     let protocol = protocol_name(key.protocol);
