@@ -447,14 +447,34 @@ impl Hook {
     }
 }
 
-/// Entries of `pc_counters`: per hook the three verdicts, and what was denied but spared.
-pub const COUNTERS: u32 = 2 * COUNTER_CLASSES * 128;
+/// Stands for a [`Hook`] where packets are counted and told: XDP judges no packet, it drops before TC ingress what that
+/// would deny by the untracked list (D10).
+pub const HOOK_XDP: u8 = 2;
+
+/// Name of a [`Hook`], or of [`HOOK_XDP`], by the number in an event.
+pub const fn hook_name(number: u8) -> &'static str {
+    match number {
+        0 => Hook::Ingress.name(),
+        1 => Hook::Egress.name(),
+        HOOK_XDP => "xdp",
+        _ => "?",
+    }
+}
+
+/// Entries of `pc_counters`: per hook, and for XDP, the three verdicts, and what was denied but spared.
+pub const COUNTERS: u32 = 3 * COUNTER_CLASSES * 128;
 const COUNTER_CLASSES: u32 = 4;
 
 /// Index into `pc_counters`: hook, verdict and reason.
 #[inline(always)]
 pub const fn counter_index(hook: Hook, verdict: Verdict, reason: Reason) -> u32 {
     (hook as u32 * COUNTER_CLASSES + verdict as u32) * 128 + (reason as u32 & 127)
+}
+
+/// Index into `pc_counters` of packets that XDP dropped.
+#[inline(always)]
+pub const fn xdp_index(reason: Reason) -> u32 {
+    (HOOK_XDP as u32 * COUNTER_CLASSES + Verdict::Deny as u32) * 128 + (reason as u32 & 127)
 }
 
 /// Index into `pc_counters` of packets that were denied and passed all the same ([`Control::spares`]).
@@ -489,7 +509,7 @@ pub struct Event {
     pub device: u32,
     /// Events that this CPU left out since its last one.
     pub lost: u32,
-    /// A [`Hook`].
+    /// A [`Hook`], or [`HOOK_XDP`].
     pub hook: u8,
     /// 1: a Log rule, not a verdict.
     pub log: u8,
@@ -607,6 +627,20 @@ pub struct Scratch {
     pub spares: u32,
     /// Bytes in front of the network header.
     pub link_layer: u32,
+    /// A [`quiet`] state.
+    pub quiet: u32,
+    /// Always zero.
+    pub spare: u32,
+}
+
+/// [`Scratch::quiet`]: TC scans again what XDP lets pass, so XDP's own scan must count nothing (D10).
+pub mod quiet {
+    /// Rules that match without ending a scan are counted and told.
+    pub const OFF: u32 = 0;
+    /// They are not.
+    pub const ON: u32 = 1;
+    /// They are not, and there was one.
+    pub const MISSED: u32 = 2;
 }
 
 #[cfg(test)]
@@ -648,6 +682,9 @@ mod tests {
         let mut mark = |index: u32| {
             assert!(!core::mem::replace(&mut seen[index as usize], true), "{index} twice");
         };
+        for reason in Reason::ALL {
+            mark(xdp_index(*reason));
+        }
         for hook in [Hook::Ingress, Hook::Egress] {
             for reason in Reason::ALL {
                 for verdict in [Verdict::Ungoverned, Verdict::Allow, Verdict::Deny] {

@@ -34,7 +34,7 @@ pub use pod::event_from_bytes;
 
 /// Version of the layout of every map but the flow tables. Part of the pin path. Bump it with any change in
 /// [`abi`].
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 /// Version of [`flow::FlowKey`] and [`flow::FlowEntry`], apart from the others because flows must survive an
 /// upgrade (D49).
 pub const FLOW_ABI_VERSION: u32 = 1;

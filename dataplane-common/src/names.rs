@@ -7,6 +7,8 @@ pub const PIN_DIR: &str = "/sys/fs/bpf/portcullis";
 pub const PROG_TC_INGRESS: &str = "pc_tc_ingress";
 /// TC program at the egress of a device.
 pub const PROG_TC_EGRESS: &str = "pc_tc_egress";
+/// XDP program of a device with an untracked ingress list (D10).
+pub const PROG_XDP: &str = "pc_xdp";
 
 /// Single [`crate::abi::Control`].
 pub const MAP_CONTROL: &str = "pc_control";

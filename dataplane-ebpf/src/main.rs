@@ -1,4 +1,4 @@
-//! The kernel programs of Portcullis: `pc_tc_ingress` and `pc_tc_egress`. They only gather what the decision
+//! The kernel programs of Portcullis: `pc_tc_ingress`, `pc_tc_egress`, and `pc_xdp` before them. They only gather what the decision
 //! needs, in `dataplane_common::decide`, and act on what it says.
 #![no_std]
 #![no_main]
@@ -6,6 +6,7 @@
 mod maps;
 mod raw;
 mod tables;
+mod xdp;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
@@ -79,7 +80,7 @@ fn program(context: &TcContext, hook: Hook) -> i32 {
     }
     let skb = Skb::new(context, work);
     let slot = (active - 1) & (GENERATION_SLOTS - 1);
-    let tables = Kernel { skb, slot, now_ns, epoch, record_only_until_ns: control.grace_until_ns };
+    let tables = Kernel { context: skb, slot, now_ns, epoch, record_only_until_ns: control.grace_until_ns };
     work.spares = u32::from(control.spares(now_ns));
     let from_device = skb.ingress_ifindex() != 0;
     let decision = decide::run(&skb, &tables, work, hook, skb.ifindex(), from_device);

@@ -4,13 +4,15 @@
 //! aliasing. Values of shared maps are therefore copied out at once, and the scratch memory, which belongs to
 //! this CPU (a TC program is not preempted by another on its CPU), is borrowed once per program run.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{
     __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
     BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNSUPP_LWT, bpf_fib_lookup,
-    bpf_hdr_start_off::BPF_HDR_START_NET,
+    bpf_hdr_start_off::BPF_HDR_START_NET, xdp_md,
 };
 use aya_ebpf::helpers::generated as helper;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_ebpf::{EbpfContext, Global};
 use dataplane_common::abi::{Counter, EthertypeKey, Event, FlowEvent, RuleCounterKey, RuleHits, Scratch};
 use dataplane_common::addr::Addr;
@@ -20,6 +22,7 @@ use dataplane_common::room::{self, Holder};
 use dataplane_common::tables::FlowTable;
 
 use crate::maps;
+use crate::tables::Routes;
 
 // Set by the loader. What they hold before must be like no other constant of the program: the compiler may give equal
 // constants one place, and both would change.
@@ -31,7 +34,10 @@ static PC_COARSE: Global<u32> = Global::new(0x7063_636f);
 #[unsafe(no_mangle)]
 static PC_SEED: Global<u64> = Global::new(0x7063_7365_6564_7063);
 
-const ETHERNET_HEADER: u32 = 14;
+/// Bytes of an Ethernet header without tags.
+pub const ETHERNET_HEADER: u32 = 14;
+/// XDP reads so many bytes of a packet, link layer included: more than the parser asks for.
+const HEADERS: u32 = 512;
 /// Longest link-layer header that is looked for: a power of two.
 const LINK_LAYER: u32 = 64;
 const AF_INET: u8 = 2;
@@ -101,38 +107,122 @@ impl Skb {
     pub fn network_len(self) -> u32 {
         self.len().saturating_sub(self.network)
     }
+}
 
-    /// The kernel's routing answer for a packet from `source` to `destination` that comes in here: helper's code
-    /// and whether it leaves by the device it came by. `keep`: bits of an IPv6 source that are told, all or none; without branches.
+impl Routes for Skb {
     #[inline(always)]
-    pub fn route(self, tuple: &Tuple, source: &Addr, keep: u32, destination: &Addr) -> (i64, bool) {
-        // Read once: of two reads the compiler makes one address, and the verifier takes no pointer into the context.
-        let here = self.ifindex();
-        // SAFETY: plain integers; zero is a valid value of every field.
-        let mut ask: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-        ask.l4_protocol = tuple.protocol;
-        ask.ifindex = here;
-        if source.is_v4() {
-            ask.family = AF_INET;
-            ask.__bindgen_anon_3.ipv4_src = word(source, 0);
-            ask.__bindgen_anon_4.ipv4_dst = word(destination, 0);
-        } else {
-            ask.family = AF_INET6;
-            ask.__bindgen_anon_3.ipv6_src = [
-                word(source, 0) & keep,
-                word(source, 4) & keep,
-                word(source, 8) & keep,
-                word(source, 12) & keep,
-            ];
-            ask.__bindgen_anon_4.ipv6_dst =
-                [word(destination, 0), word(destination, 4), word(destination, 8), word(destination, 12)];
-        }
-        // SAFETY: `ask` is as long as told.
-        let code = unsafe {
-            helper::bpf_fib_lookup(self.skb.cast(), &raw mut ask, size_of::<bpf_fib_lookup>() as i32, 0)
-        };
-        (code, ask.ifindex == here)
+    fn route(&self, tuple: &Tuple, source: &Addr, keep: u32, destination: &Addr) -> (i64, bool) {
+        route(self.skb.cast(), self.ifindex(), tuple, source, keep, destination)
     }
+}
+
+/// A packet in front of the network stack: bytes from the Ethernet header on, and little else.
+#[derive(Clone, Copy)]
+pub struct Xdp {
+    context: *mut xdp_md,
+    /// Bytes, link layer included.
+    pub len: u32,
+}
+
+impl Xdp {
+    #[inline(always)]
+    pub fn new(context: &XdpContext) -> Self {
+        let context: *mut xdp_md = context.as_ptr().cast();
+        // SAFETY: context fields; as numbers, never dereferenced.
+        Self { context, len: unsafe { (*context).data_end.wrapping_sub((*context).data) } }
+    }
+
+    /// Copies from behind the Ethernet header on. False when the packet, or what is read of it, ends before.
+    #[inline(always)]
+    pub fn load_network<const N: usize>(self, offset: u32, to: &mut [u8; N]) -> bool {
+        let last = if self.len < HEADERS { self.len } else { HEADERS };
+        let first = offset.wrapping_add(ETHERNET_HEADER);
+        if offset > HEADERS || first + N as u32 > last {
+            return false;
+        }
+        // Words that end where the wanted bytes end: in front of them there is always an Ethernet header.
+        let mut left = N;
+        while left > 0 {
+            let word = pc_xdp_word(self.context, first + left as u32 - WORD).to_ne_bytes();
+            let count = if left < WORD as usize { left } else { WORD as usize };
+            left -= count;
+            to[left..left + count].copy_from_slice(&word[WORD as usize - count..]);
+        }
+        true
+    }
+
+    /// Number of the device.
+    #[inline(always)]
+    pub fn device(self) -> u32 {
+        // SAFETY: a context field.
+        unsafe { (*self.context).ingress_ifindex }
+    }
+
+    /// The ethertype of the Ethernet header; 0 if the frame ends before.
+    #[inline(always)]
+    pub fn ethertype(self) -> u16 {
+        let word = pc_xdp_word(self.context, ETHERNET_HEADER - WORD).to_ne_bytes();
+        u16::from_be_bytes([word[6], word[7]])
+    }
+}
+
+const WORD: u32 = 8;
+
+/// Eight bytes of an XDP packet, in its order; zero outside of it. A global function, so that the verifier follows its
+/// bounds once, and not for every path through the parser.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pc_xdp_word(context: *mut xdp_md, offset: u32) -> u64 {
+    if offset > HEADERS {
+        return 0;
+    }
+    // SAFETY: the verifier knows the argument as the program's context; the kernel turns these two fields into pointers.
+    let (first, end) = unsafe { ((*context).data as usize, (*context).data_end as usize) };
+    let at = first + offset as usize;
+    if at + WORD as usize > end {
+        return 0;
+    }
+    // SAFETY: eight bytes from `at` on lie inside of the packet, as checked above; nobody writes them meanwhile.
+    unsafe { (at as *const u64).read_unaligned() }
+}
+
+impl Routes for Xdp {
+    #[inline(always)]
+    fn route(&self, tuple: &Tuple, source: &Addr, keep: u32, destination: &Addr) -> (i64, bool) {
+        route(self.context.cast(), self.device(), tuple, source, keep, destination)
+    }
+}
+
+/// `context`: of a running TC or XDP program. `here`: its device, read once: of two reads the compiler makes one address,
+/// and the verifier takes no pointer into the context. Else as [`Routes::route`].
+#[inline(always)]
+fn route(
+    context: *mut c_void,
+    here: u32,
+    tuple: &Tuple,
+    source: &Addr,
+    keep: u32,
+    destination: &Addr,
+) -> (i64, bool) {
+    // SAFETY: plain integers; zero is a valid value of every field.
+    let mut ask: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    ask.l4_protocol = tuple.protocol;
+    ask.ifindex = here;
+    if source.is_v4() {
+        ask.family = AF_INET;
+        ask.__bindgen_anon_3.ipv4_src = word(source, 0);
+        ask.__bindgen_anon_4.ipv4_dst = word(destination, 0);
+    } else {
+        ask.family = AF_INET6;
+        ask.__bindgen_anon_3.ipv6_src =
+            [word(source, 0) & keep, word(source, 4) & keep, word(source, 8) & keep, word(source, 12) & keep];
+        ask.__bindgen_anon_4.ipv6_dst =
+            [word(destination, 0), word(destination, 4), word(destination, 8), word(destination, 12)];
+    }
+    // SAFETY: `ask` is as long as told, and the context is the program's own.
+    let code =
+        unsafe { helper::bpf_fib_lookup(context, &raw mut ask, size_of::<bpf_fib_lookup>() as i32, 0) };
+    (code, ask.ifindex == here)
 }
 
 /// Bytes in front of the network header, which no field tells: 14 behind Ethernet, 0 on devices without a link layer

@@ -3,18 +3,18 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use dataplane_common::abi::{
     DeviceEntry, FailsafeKey, FlowEvent, FrontendKey, InfraKey, ListEntry, ListKind, PortKey, PortRange,
-    RuleAction, RuleCounterKey, RuleEntry, Scratch,
+    RuleAction, RuleCounterKey, RuleEntry, Scratch, quiet,
 };
 use dataplane_common::addr::Addr;
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::limits::{MAX_EVENTS_PER_SECOND, MAX_NODE_PORT_RANGES};
-use dataplane_common::packet::Packet;
+use dataplane_common::packet::{Packet, Tuple};
 use dataplane_common::room::{FRAGMENT_ROOM, share};
 use dataplane_common::scan::{Classes, SCAN_BROKEN, next_match, scan};
 use dataplane_common::tables::{FlowTable, NodeState, Room, Rows, Tables};
 
 use crate::maps::{self, InnerArray};
-use crate::raw::{self, Skb};
+use crate::raw;
 
 const ADDR_BITS: u32 = 160;
 const PORT_BITS: u32 = 32;
@@ -22,9 +22,16 @@ const FRONTEND_BITS: u32 = 192;
 const FAILSAFE_BITS: u32 = 192;
 const INFRA_BITS: u32 = 192;
 
+/// What the kernel's routing is asked through: the context of the program.
+pub trait Routes {
+    /// The routing answer for a packet from `source` to `destination` that comes in here: helper's code, and whether it
+    /// leaves by the device it came by. `keep`: bits of an IPv6 source that are told, all or none; without branches.
+    fn route(&self, tuple: &Tuple, source: &Addr, keep: u32, destination: &Addr) -> (i64, bool);
+}
+
 /// One packet's view: the slot was read once (D23).
-pub struct Kernel {
-    pub skb: Skb,
+pub struct Kernel<C> {
+    pub context: C,
     pub slot: u32,
     pub now_ns: u64,
     /// Policy epoch of what is in force.
@@ -42,7 +49,7 @@ macro_rules! trie {
     };
 }
 
-impl Tables for Kernel {
+impl<C: Routes> Tables for Kernel<C> {
     #[inline(always)]
     fn node(&self) -> Option<NodeState> {
         let settings = maps::SETTINGS.get_value(self.slot, &0)?;
@@ -100,7 +107,7 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn would_forward(&self, packet: &Packet) -> bool {
-        let (code, _) = self.skb.route(&packet.tuple, &packet.tuple.src, u32::MAX, &packet.tuple.dst);
+        let (code, _) = self.context.route(&packet.tuple, &packet.tuple.src, u32::MAX, &packet.tuple.dst);
         raw::forwards(code)
     }
 
@@ -109,7 +116,7 @@ impl Tables for Kernel {
         let to = &packet.tuple.dst;
         // No route begins at such an address: neighbour discovery from another node would seem spoofed.
         let nowhere = u32::from(to.bytes[0] == 0xff) | u32::from(to.is_link_local_v6());
-        let (code, back) = self.skb.route(&packet.tuple, to, nowhere.wrapping_sub(1), &packet.tuple.src);
+        let (code, back) = self.context.route(&packet.tuple, to, nowhere.wrapping_sub(1), &packet.tuple.src);
         // A device that does not forward is not asked for routes: nothing is known of the source then.
         !(raw::forwarding_is_off(code) || raw::forwards(code) && back)
     }
@@ -304,6 +311,10 @@ pub extern "C" fn pc_make_room(room: u32, share: u32, now_ns: u64) -> u32 {
 #[inline(never)]
 pub extern "C" fn pc_passed(index: u32, identity: u32, action: u32) -> u32 {
     let Some(work) = raw::scratch() else { return 0 };
+    if work.quiet != quiet::OFF {
+        work.quiet = quiet::MISSED;
+        return 0;
+    }
     count_rule(work, identity);
     if action == u32::from(RuleAction::Log as u8) {
         event(work, 1, index);

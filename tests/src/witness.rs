@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuHashMap};
 use dataplane_common::{
     ABI_VERSION,
-    abi::{Counter, Hook, ListKind, RuleCounterKey, RuleHits, counter_index, spared_index},
+    abi::{Counter, Hook, ListKind, RuleCounterKey, RuleHits, counter_index, spared_index, xdp_index},
     names,
     verdict::{Reason, Verdict},
 };
@@ -30,6 +30,15 @@ pub struct Tally {
     rules: BTreeMap<u32, u64>,
     /// Reason by number → packets that were denied and passed all the same.
     spared: BTreeMap<u8, u64>,
+    /// Packets that XDP dropped.
+    xdp: u64,
+}
+
+impl Tally {
+    /// Packets between two tallies that XDP dropped.
+    pub fn xdp(before: &Self, after: &Self) -> u64 {
+        after.xdp.saturating_sub(before.xdp)
+    }
 }
 
 impl Witness {
@@ -63,6 +72,10 @@ impl Witness {
                     *tally.reasons.entry((verdict as u8, *reason as u8)).or_default() += packets;
                 }
             }
+        }
+        for reason in Reason::ALL {
+            let values = self.counters.get(&xdp_index(*reason), 0)?;
+            tally.xdp += values.iter().map(|counter| counter.packets).sum::<u64>();
         }
         for item in self.rule_hits.iter() {
             let (key, values) = item?;

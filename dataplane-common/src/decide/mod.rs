@@ -4,6 +4,7 @@
 //! Steps are functions of their own, never inlined: the BPF verifier then sees each of them once, with a state
 //! that does not depend on the path before.
 
+mod anticipate;
 mod early;
 mod flows;
 mod fragments;
@@ -12,6 +13,7 @@ mod policy;
 mod tests;
 mod timeouts;
 
+pub use anticipate::{denied_untracked, tell_passed};
 pub use timeouts::timeout_ns;
 
 use crate::abi::{Facts, Hook, Scratch, device_flag, frontend_flag, own_flag, settings_flag};

@@ -14,7 +14,7 @@ use crate::abi::{
 };
 use crate::addr::Addr;
 use crate::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
-use crate::packet::{Packet, tcp};
+use crate::packet::{Packet, protocol, tcp};
 use crate::parse::tests::{Bytes, fragment_v4, icmp_error_v4, icmp_v4, tcp_v4, udp_v4};
 use crate::scan::{Classes, SCAN_LIMIT, next_match, scan};
 use crate::tables::{FlowTable, NodeState, Room, Rows, Tables};
@@ -409,4 +409,34 @@ fn an_established_packet_writes_its_flow_in_place() {
     assert_eq!(w.egress(&answer(80, tcp::ACK, 101)).2, Reason::FlowReply);
     assert_eq!(*w.puts.borrow(), puts, "no update of the table");
     assert!(w.flows.borrow()[0].values().all(|f| f.last_seen_ns == 8 * SECOND));
+}
+
+/// D10: XDP drops what TC denies by the untracked list, and leaves the rest, fragments with it, to TC.
+#[test]
+fn xdp_anticipates_the_untracked_list_and_nothing_else() {
+    let lists = vec![(ListKind::UntrackedIngress, vec![80]), (ListKind::NormalIngress, vec![])];
+    let mut w = world(lists);
+    w.failsafes = vec![(FAILSAFE_INBOUND, protocol::TCP, 22), (FAILSAFE_OUTBOUND, protocol::TCP, 443)];
+    let martian = tcp_v4([127, 0, 0, 1], OWN, 40000, 81, tcp::SYN, 100, 0);
+    let from_failsafe = tcp_v4(PEER, OWN, 443, 81, tcp::ACK, 100, 0);
+    let first = fragment_v4(PEER, OWN, protocol::UDP, 7, 0, true, &[0, 1, 0, 81, 0, 8, 0, 0]);
+    let cases = [
+        (syn(81), true),
+        (udp_v4(PEER, POD, 40000, 53), true),
+        (syn(80), false),
+        (syn(22), false),
+        (martian, false),
+        (from_failsafe, false),
+        (first, false),
+    ];
+    for (number, (frame, dropped)) in cases.iter().enumerate() {
+        let mut work = Scratch::default();
+        assert_eq!(super::denied_untracked(frame, &w, &mut work, 1), *dropped, "case {number}");
+        assert!(!super::denied_untracked(frame, &w, &mut Scratch::default(), 2), "case {number}, ungoverned");
+        if *dropped {
+            assert_eq!(work.decision, w.judge(Hook::Ingress, 1, true, frame), "case {number}");
+        }
+    }
+    let state = w.flows.borrow().iter().map(BTreeMap::len).sum::<usize>() + w.fragments.borrow().len();
+    assert_eq!(state, 0, "XDP leaves no state, nor what is untracked");
 }

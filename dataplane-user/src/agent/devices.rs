@@ -49,6 +49,7 @@ impl Agent {
         // A device that went away has no trouble any more.
         let names: BTreeSet<String> = snapshot.devices.keys().map(|d| format!("device {d}")).collect();
         self.trouble.retain(|place, _| !place.starts_with("device ") || names.contains(place));
+        self.follow_xdp();
     }
 
     /// Attaches to what carries no program yet, and leaves all else as it is: before a generation that governs more.

@@ -12,6 +12,7 @@ pub mod state;
 mod supervisor;
 mod tamper;
 mod watch;
+mod xdp;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -27,6 +28,7 @@ use crate::loader::attach::{Attacher, Mechanism};
 use crate::loader::hold::{HeldMaps, allow_many_links};
 use crate::loader::link::Links;
 use crate::loader::pins::PinDir;
+use crate::loader::xdp::{Mode, XdpAttacher};
 use crate::loader::{Dataplane, LoadOptions};
 use crate::observe::Publisher;
 use crate::policy::{NodeView, Problem, Settings, World};
@@ -72,6 +74,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// `None`: the best that the kernel has.
     pub attach: Option<Mechanism>,
+    /// How untracked policy drops early (D10).
+    pub xdp: Mode,
     pub settings: Settings,
     /// Count what is denied, drop nothing.
     pub audit: bool,
@@ -124,6 +128,8 @@ pub async fn run(options: Options) -> Result<()> {
     let publisher = Publisher::start(pin_dir.path(), &options.state_dir)?;
     let mut agent = Agent {
         attacher: Attacher::new(&pin_dir, mechanism),
+        xdp_attacher: XdpAttacher::new(&pin_dir, options.xdp),
+        xdp: xdp::Report::new(),
         folder,
         watch,
         restored,
@@ -164,6 +170,9 @@ struct Agent {
     links: Links,
     dataplane: Dataplane,
     attacher: Attacher,
+    xdp_attacher: XdpAttacher,
+    /// What became of the devices that drop early.
+    xdp: xdp::Report,
     view: NodeView,
     /// Of folder and view, since the first look.
     index: Option<Index>,
@@ -289,6 +298,8 @@ impl Agent {
         // A deadline passes without a notice of the folder: look at both each time.
         changed |= self.read_folder();
         changed |= self.standing().headline() != self.safety.shown;
+        // A foreign XDP program may have come or gone.
+        changed |= pending.links && self.follow_xdp();
         if changed {
             self.reconcile();
         }

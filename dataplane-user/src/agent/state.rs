@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Agent, devices};
 use crate::index::Snapshot;
+use crate::loader::xdp::Outcome;
 use crate::policy::{OnPolicyChange, Problem, Settings, Severity};
 use crate::safety::Standing;
 
@@ -46,6 +47,9 @@ pub struct State {
     pub attached_by: String,
     /// Devices that carry the programs.
     pub attached: BTreeSet<String>,
+    /// Devices with an untracked list that denies: whether it drops at XDP already (D10).
+    #[serde(default)]
+    pub xdp: BTreeMap<String, XdpState>,
     /// Device → host endpoint.
     pub governed: BTreeMap<String, String>,
     /// Host devices that no host endpoint covers (D21).
@@ -119,6 +123,27 @@ impl SettingsState {
             govern_loopback: self.govern_loopback,
             node_port_addresses: self.node_port_addresses.iter().filter_map(|n| n.parse().ok()).collect(),
             grace_seconds: self.grace_seconds,
+        }
+    }
+}
+
+/// Losing XDP opens nothing: TC judges every packet.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct XdpState {
+    /// `generic` or `native`; absent: not attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attached: Option<String>,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left: Option<String>,
+}
+
+impl From<&Outcome> for XdpState {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Attached(mode) => Self { attached: Some(mode.to_string()), left: None },
+            Outcome::Left(why) => Self { attached: None, left: Some(why.clone()) },
         }
     }
 }
@@ -284,6 +309,7 @@ impl State {
             safety: agent.standing(),
             attached_by: agent.attacher.mechanism().to_string(),
             attached,
+            xdp: agent.xdp.iter().map(|(device, outcome)| (device.clone(), outcome.into())).collect(),
             governed: facts.governed.clone(),
             unprotected: facts.unprotected.clone(),
             workload: facts.workload.clone(),
@@ -445,6 +471,7 @@ pub(crate) mod tests {
             safety: Standing::default(),
             attached_by: "tcx".into(),
             attached: BTreeSet::from(["eth0".into()]),
+            xdp: BTreeMap::new(),
             governed: BTreeMap::from([("eth0".into(), "node1-eth0".into())]),
             unprotected: BTreeSet::new(),
             workload: BTreeSet::new(),

@@ -100,6 +100,7 @@ fn options(args: RunArgs, role: Role) -> Result<Options> {
         bpffs: args.bpffs.or(config.bpffs),
         state_dir: absolute(&args.state_dir.unwrap_or(config.state_dir))?,
         attach: args.attach.or(config.attach),
+        xdp: config.xdp,
         audit: args.audit,
         settings: config.settings,
     })

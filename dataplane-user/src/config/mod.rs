@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::loader::attach::Mechanism;
 use crate::loader::pins::default_pin_dir;
+use crate::loader::xdp::Mode;
 use crate::policy::{OnPolicyChange, Problem, Settings};
 use crate::resource::documents_from_str;
 use crate::resource::fields::{At, Context, Fields};
@@ -38,6 +39,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// `None`: the best that the kernel has.
     pub attach: Option<Mechanism>,
+    /// How untracked policy drops early (D10).
+    pub xdp: Mode,
     pub settings: Settings,
 }
 
@@ -50,6 +53,7 @@ impl Default for Config {
             bpffs: None,
             state_dir: DEFAULT_STATE_DIR.into(),
             attach: None,
+            xdp: Mode::default(),
             settings: Settings::default(),
         }
     }
@@ -109,6 +113,10 @@ fn read(ctx: &mut Context, mut fields: Fields<'_>, config: &mut Config) {
     if let Some(at) = fields.get("attach") {
         let choices = [("auto", None), ("tcx", Some(Mechanism::Tcx)), ("clsact", Some(Mechanism::Clsact))];
         config.attach = at.choice(ctx, &choices).flatten();
+    }
+    if let Some(at) = fields.get("xdp") {
+        let choices = [("generic", Mode::Generic), ("native", Mode::Native), ("off", Mode::Off)];
+        config.xdp = at.choice(ctx, &choices).unwrap_or_default();
     }
     let settings = &mut config.settings;
     if let Some(at) = fields.get("onPolicyChange") {

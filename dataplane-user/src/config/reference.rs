@@ -90,6 +90,19 @@ pub const SETTINGS: &[Setting] = &[
         ],
     },
     Setting {
+        key: "xdp",
+        flag: None,
+        value: "`generic`, `native` or `off`",
+        default: "generic",
+        example: "generic",
+        example_is_default: true,
+        text: &[
+            "Where untracked policy (`doNotTrack`) denies something at ingress, packets are dropped at XDP already, before the rest of the stack sees them.",
+            "`native` does so in the driver; some drivers reset the link when it is attached.",
+            "`off`, or a device that cannot: TC enforces the same (D10).",
+        ],
+    },
+    Setting {
         key: "onPolicyChange",
         flag: None,
         value: "`keep` or `recheck`",

@@ -24,7 +24,7 @@ fn nothing_said_is_the_default() {
 
 #[test]
 fn every_setting_is_taken() {
-    let text = "node: n1\npolicies: /p\npinDir: /b/x\nbpffs: /b\nstateDir: /s\nattach: clsact\n\
+    let text = "node: n1\npolicies: /p\npinDir: /b/x\nbpffs: /b\nstateDir: /s\nattach: clsact\nxdp: native\n\
                 onPolicyChange: recheck\ngrace: 2m\nnodePortAddresses: [10.0.0.0/8, 10.1.2.3]\n\
                 infraTunnels: false\ngovernLoopback: true\n";
     let nets = ["10.0.0.0/8", "10.1.2.3/32"].map(|n| n.parse().unwrap()).to_vec();
@@ -35,6 +35,7 @@ fn every_setting_is_taken() {
         bpffs: Some("/b".into()),
         state_dir: "/s".into(),
         attach: Some(Mechanism::Clsact),
+        xdp: Mode::Native,
         settings: Settings {
             on_policy_change: OnPolicyChange::Recheck,
             infra_tunnels: false,

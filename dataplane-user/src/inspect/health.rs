@@ -89,6 +89,13 @@ pub fn findings(state: &State, kernel: Result<&Kernel, &str>) -> Vec<Finding> {
             format!("{place}: {}, {} times, noticed {ago} ago{gap}", taken.what, taken.times),
         ));
     }
+    for (device, why) in state.xdp.iter().filter_map(|(device, x)| Some((device, x.left.as_ref()?))) {
+        out.push(finding(
+            Health::Healthy,
+            "NO XDP",
+            format!("device {device}: {why}; its untracked policy is enforced at TC"),
+        ));
+    }
     if let Some(why) = &state.last_good_ignored {
         out.push(finding(Health::Healthy, "NOTE", format!("the last good state was ignored: {why}")));
     }

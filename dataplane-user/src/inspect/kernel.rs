@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use dataplane_common::abi::Hook;
+use dataplane_common::abi::{HOOK_XDP, Hook, hook_name};
 use dataplane_common::limits;
 use dataplane_common::verdict::{Reason, Verdict};
 use nix::sched::{CloneFlags, setns};
@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::agent::state::State;
 use crate::compile::Tables;
 use crate::loader::attach::HOOKS;
-use crate::loader::chain::{Place, chain, own_programs};
+use crate::loader::chain::{Place, chain, own_programs, xdp_chain};
 use crate::maps::Pinned;
 use crate::maps::pinned::{now_ns, slot_in_force};
 use crate::observe::record::WOULD_DENY;
@@ -61,12 +61,24 @@ pub struct DeviceView {
 #[serde(rename_all = "camelCase")]
 pub struct HookView {
     pub hook: String,
-    /// `tcx`, `clsact`; absent: no program of ours runs here.
+    /// `tcx`, `clsact`; at XDP its mode; absent: no program of ours runs here.
     pub attached_by: Option<String>,
     /// 1: the first to see a packet.
     pub position: Option<usize>,
     /// All that runs at this hook, in order.
     pub chain: Vec<Place>,
+}
+
+impl HookView {
+    fn new(hook: &str, chain: Vec<Place>) -> Self {
+        let ours = chain.iter().position(|p| p.ours);
+        Self {
+            hook: hook.to_owned(),
+            attached_by: ours.map(|i| chain[i].by.clone()),
+            position: ours.map(|i| i + 1),
+            chain,
+        }
+    }
 }
 
 /// Packets since the maps were made.
@@ -152,6 +164,11 @@ impl Kernel {
                 for hook in HOOKS {
                     device.hooks.push(look(&handle, &own, hook, device).await?);
                 }
+                let chain = xdp_chain(&own, device.ifindex)?;
+                // Of interest where it is ours or ought to be.
+                if chain.iter().any(|p| p.ours) || state.xdp.contains_key(&device.name) {
+                    device.hooks.push(HookView::new(hook_name(HOOK_XDP), chain));
+                }
             }
             Ok(())
         })
@@ -170,13 +187,7 @@ async fn look(
     device: &DeviceView,
 ) -> Result<HookView> {
     let chain = chain(handle, own, hook, &device.name, device.ifindex).await?;
-    let ours = chain.iter().position(|p| p.ours);
-    Ok(HookView {
-        hook: hook.name().to_owned(),
-        attached_by: ours.map(|i| chain[i].by.clone()),
-        position: ours.map(|i| i + 1),
-        chain,
-    })
+    Ok(HookView::new(hook.name(), chain))
 }
 
 /// The name that the device has now.
@@ -210,7 +221,7 @@ pub fn enter(state: &State) -> Result<()> {
 fn counters(maps: &crate::maps::State) -> Result<Vec<CounterView>> {
     let mut out = Vec::new();
     for ((hook, verdict, reason), counter) in maps.counters()? {
-        let hook = HOOKS.into_iter().find(|h| *h as u8 == hook).map_or("?", Hook::name);
+        let hook = hook_name(hook);
         let verdict = [Verdict::Ungoverned, Verdict::Allow, Verdict::Deny]
             .into_iter()
             .find(|v| *v as u8 == verdict)

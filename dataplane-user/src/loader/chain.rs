@@ -11,7 +11,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::attach::{attach_type, program_name};
-use super::pins::pins;
+use super::pins::{pins, xdp_pins};
+use super::xdp;
 
 /// A program or filter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +23,7 @@ pub struct Place {
     /// Number of the program; absent for filters that run none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<u32>,
-    /// `tcx` or `clsact`.
+    /// `tcx` or `clsact`; at XDP the mode, `generic` or `native`.
     pub by: String,
     /// Put there by this pin dir's agent.
     pub ours: bool,
@@ -35,7 +36,20 @@ pub fn own_programs(pin_dir: &Path) -> BTreeSet<u32> {
         let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
         link.info().ok().map(|info| info.program_id())
     };
-    links.iter().filter_map(|(_, _, path)| program(path)).collect()
+    let xdp = xdp_pins(&pin_dir.join(super::pins::LINKS)).unwrap_or_default();
+    let tc = links.iter().map(|(_, _, path)| path);
+    tc.chain(xdp.iter().map(|(_, path)| path)).filter_map(|path| program(path)).collect()
+}
+
+/// What runs before TC ingress.
+pub fn xdp_chain(own: &BTreeSet<u32>, device: u32) -> Result<Vec<Place>> {
+    let place = |p: xdp::Runs| Place {
+        name: p.name,
+        program: Some(p.program),
+        by: p.mode.to_owned(),
+        ours: own.contains(&p.program),
+    };
+    Ok(xdp::look(device)?.programs.into_iter().map(place).collect())
 }
 
 /// The chain of one hook of a device of this network namespace.

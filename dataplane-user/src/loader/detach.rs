@@ -11,7 +11,8 @@ use aya::programs::links::{FdLink, PinnedLink};
 
 use super::attach::{HOOKS, attach_type};
 use super::clsact::detach_clsact;
-use super::pins::{LINKS, lock_dir, pins, remove_if_there};
+use super::pins::{LINKS, lock_dir, pins, remove_if_there, xdp_pins};
+use super::xdp;
 
 /// How long the kernel may take to release a link.
 const DETACH_PATIENCE: Duration = Duration::from_secs(3);
@@ -32,7 +33,9 @@ pub fn detach(pin_dir: &Path) -> Result<Detached> {
     let mut done = Detached::default();
     let _lock = if pin_dir.is_dir() { Some(lock_dir(pin_dir)?) } else { None };
     let mut programs = BTreeSet::new();
-    for (_, _, path) in pins(&pin_dir.join(LINKS))? {
+    let links = pin_dir.join(LINKS);
+    let tc = pins(&links)?.into_iter().map(|(_, _, path)| path);
+    for path in xdp_pins(&links)?.into_iter().map(|(_, path)| path).chain(tc) {
         programs.extend(program_of(&path));
         remove_if_there(&path)?;
         done.links += 1;
@@ -73,10 +76,15 @@ fn program_of(path: &Path) -> Option<u32> {
 fn wait_until_gone(devices: &[String], programs: &BTreeSet<u32>) -> Result<()> {
     let end = Instant::now() + DETACH_PATIENCE;
     let carries = |device: &&String| {
-        HOOKS.into_iter().any(|hook| {
-            let chain = SchedClassifier::query_tcx(device, attach_type(hook));
-            chain.is_ok_and(|(_, chain)| chain.iter().any(|p| programs.contains(&p.id())))
-        })
+        let number = nix::net::if_::if_nametoindex(device.as_str());
+        let early = number.is_ok_and(|n| {
+            xdp::look(n).is_ok_and(|seen| seen.programs.iter().any(|p| programs.contains(&p.program)))
+        });
+        early
+            || HOOKS.into_iter().any(|hook| {
+                let chain = SchedClassifier::query_tcx(device, attach_type(hook));
+                chain.is_ok_and(|(_, chain)| chain.iter().any(|p| programs.contains(&p.id())))
+            })
     };
     while let Some(device) = devices.iter().find(carries).filter(|_| !programs.is_empty()) {
         if Instant::now() > end {

@@ -11,11 +11,12 @@ mod maps_page;
 pub mod object;
 pub mod pins;
 pub mod turnstile;
+pub mod xdp;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfError};
 use dataplane_common::abi::{Control, Hook};
 use dataplane_common::names;
@@ -130,6 +131,17 @@ impl Dataplane {
             Hook::Egress => names::PROG_TC_EGRESS,
         };
         classifier(&mut self.ebpf, name)
+    }
+    /// The XDP program, loaded at its first use: most nodes have no untracked policy (D10).
+    pub fn xdp(&mut self) -> Result<&mut Xdp, Error> {
+        let name = names::PROG_XDP;
+        let refused = |source| Error::Program { name, source: Box::new(source) };
+        let program = self.ebpf.program_mut(name).ok_or(Error::NoProgram(name))?;
+        let program: &mut Xdp = program.try_into().map_err(refused)?;
+        if program.fd().is_err() {
+            program.load().map_err(refused)?;
+        }
+        Ok(program)
     }
     /// The control word.
     pub fn control(&self) -> Result<Control, maps::Error> {

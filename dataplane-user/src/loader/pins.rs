@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use dataplane_common::abi::Hook;
+use dataplane_common::abi::{HOOK_XDP, Hook, hook_name};
 use dataplane_common::names;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -192,6 +192,29 @@ pub(super) fn pins(links: &Path) -> Result<Vec<(u32, Hook, PathBuf)>> {
 /// is.
 pub(super) fn pin_path(links: &Path, hook: Hook, ifindex: u32) -> PathBuf {
     links.join(format!("{ifindex}_{}", hook.name()))
+}
+
+/// Where the XDP link of a device is pinned.
+pub(super) fn xdp_pin(links: &Path, device: u32) -> PathBuf {
+    links.join(format!("{device}_{}", hook_name(HOOK_XDP)))
+}
+
+/// (ifindex, path) of every pinned XDP link.
+pub(super) fn xdp_pins(links: &Path) -> Result<Vec<(u32, PathBuf)>> {
+    let entries = match fs::read_dir(links) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e).with_context(|| format!("cannot list {}", links.display())),
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot list {}", links.display()))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let device = name.strip_suffix(&format!("_{}", hook_name(HOOK_XDP))).and_then(|n| n.parse().ok());
+        all.extend(device.map(|device| (device, path)));
+    }
+    all.sort();
+    Ok(all)
 }
 
 fn parse_pin(name: &str) -> Option<(u32, Hook)> {

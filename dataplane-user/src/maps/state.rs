@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
 use dataplane_common::abi::{
-    Control, Counter, EthertypeKey, FlowEvent, Hook, RuleCounterKey, RuleHits, Scratch, counter_index,
-    spared_index,
+    Control, Counter, EthertypeKey, FlowEvent, HOOK_XDP, Hook, RuleCounterKey, RuleHits, Scratch,
+    counter_index, spared_index, xdp_index,
 };
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::names;
@@ -176,20 +176,22 @@ impl State {
     /// Counters that are not zero, summed over CPUs.
     pub fn counters(&self) -> Result<BTreeMap<CounterKey, Counter>, Error> {
         let mut found = BTreeMap::new();
-        for hook in [Hook::Ingress, Hook::Egress] {
-            for verdict in [Verdict::Ungoverned, Verdict::Allow, Verdict::Deny] {
-                for reason in Reason::ALL {
-                    let index = counter_index(hook, verdict, *reason);
-                    let per_cpu = self
-                        .counters
-                        .get(&index, 0)
-                        .map_err(|e| Error::map(names::MAP_COUNTERS, "read", e))?;
-                    let sum = sum(per_cpu.iter());
-                    if sum.packets > 0 {
-                        found.insert((hook as u8, verdict as u8, *reason as u8), sum);
-                    }
+        let mut read = |hook: u8, verdict: Verdict, reason: Reason, index: u32| {
+            let per_cpu =
+                self.counters.get(&index, 0).map_err(|e| Error::map(names::MAP_COUNTERS, "read", e))?;
+            let sum = sum(per_cpu.iter());
+            if sum.packets > 0 {
+                found.insert((hook, verdict as u8, reason as u8), sum);
+            }
+            Ok(())
+        };
+        for reason in Reason::ALL {
+            for hook in [Hook::Ingress, Hook::Egress] {
+                for verdict in [Verdict::Ungoverned, Verdict::Allow, Verdict::Deny] {
+                    read(hook as u8, verdict, *reason, counter_index(hook, verdict, *reason))?;
                 }
             }
+            read(HOOK_XDP, Verdict::Deny, *reason, xdp_index(*reason))?;
         }
         Ok(found)
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dataplane_common::abi::{Event, Hook};
+use dataplane_common::abi::{Event, hook_name};
 use dataplane_common::packet::{FragmentPart, Packet, flag, protocol, tcp};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -134,7 +134,6 @@ impl EventRecord {
             (true, Some(label)) => label.stage(),
             (true, None) | (false, _) => event.decision.stage.name(),
         };
-        let hook = if event.hook == Hook::Egress as u8 { Hook::Egress } else { Hook::Ingress };
         Self {
             api_version: API_VERSION.to_owned(),
             time,
@@ -142,7 +141,7 @@ impl EventRecord {
             verdict: (!is_log).then(|| verdict(event).to_owned()),
             stage: stage.to_owned(),
             reason: (!is_log).then(|| event.decision.reason.name().to_owned()),
-            hook: hook.name().to_owned(),
+            hook: hook_name(event.hook).to_owned(),
             device,
             ifindex: event.device,
             generation: event.generation,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use dataplane_common::abi::{FlowEvent, Hook};
 use dataplane_common::addr::Addr;
 use dataplane_common::flow::{FlowEntry, FlowKey, TcpState, flow_flag};
-use dataplane_common::limits::{MAX_FLOWS_CONFIRMED, MAX_FLOWS_UNCONFIRMED};
+use dataplane_common::limits::{MAX_FLOWS_CONFIRMED, MAX_FLOWS_UNCONFIRMED, MAX_FRAGMENTS};
 use dataplane_common::packet::tcp;
 
 use super::KernelEngine;
@@ -123,6 +123,42 @@ fn flows_that_begin_here_have_room_of_their_own() {
         let answer = Segment { from: resolver, to: (NODE, port), flags: SYN_ACK, seq: 1, ack: 8 }.frame();
         assert_eq!(send(&mut engine, Hook::Ingress, answer).reason, "flow_reply");
     }
+}
+
+/// An IPv4 UDP fragment of 16 bytes: the first to port 8080, the later one without ports.
+fn fragment(from: Ipv4Addr, id: u16, is_first: bool) -> Vec<u8> {
+    let place: u16 = if is_first { 0x2000 } else { 2 };
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 36];
+    frame.extend(id.to_be_bytes());
+    frame.extend(place.to_be_bytes());
+    frame.extend([64, 17, 0, 0]);
+    frame.extend(from.octets());
+    frame.extend(NODE.octets());
+    frame.extend([0x9c, 0x40, 0x1f, 0x90, 0, 64, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    frame
+}
+
+/// F-10: datagrams whose later fragments are still on their way keep their verdict.
+#[test]
+fn a_flood_of_fragments_from_one_source_takes_nothing_from_others() {
+    let Some(mut engine) = engine() else { return };
+    governed(&mut engine, OPEN);
+    let others: Vec<_> = (0..100).map(|n| Ipv4Addr::new(198, 51, 100, n)).collect();
+    for from in &others {
+        assert_eq!(send(&mut engine, Hook::Ingress, fragment(*from, 7, true)).stage, "normal");
+    }
+    let before = event(&engine, FlowEvent::FragmentGone);
+    for id in 0..MAX_FRAGMENTS as u16 + 5_000 {
+        assert_eq!(send(&mut engine, Hook::Ingress, fragment(CLIENT, id, true)).stage, "normal");
+    }
+    assert!(event(&engine, FlowEvent::FragmentGone) > before, "what the flood pushed out is counted");
+    let kept = others.iter().filter(|from| {
+        send(&mut engine, Hook::Ingress, fragment(**from, 7, false)).reason == "fragment_allowed"
+    });
+    let kept = kept.count();
+    assert!(kept >= 98, "{kept} of 100 datagrams are left");
+    // The flood's own oldest are gone, and what has no record is refused.
+    assert_eq!(send(&mut engine, Hook::Ingress, fragment(CLIENT, 0, false)).reason, "fragment_unknown");
 }
 
 #[test]

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use aya::programs::{TestRun, TestRunOptions};
-use dataplane_common::abi::Control;
+use aya::util::KernelVersion;
+use dataplane_common::abi::{Control, Hook, ListKind};
 use dataplane_common::packet::protocol::{ICMP, ICMPV6};
+use dataplane_common::packet::{FragmentPart, Packet};
 use dataplane_common::verdict::{Decision, NO_RULE, Reason, Stage, Verdict};
 
 use super::devices::Devices;
@@ -23,6 +25,15 @@ const SHOT: u32 = 2;
 const SKB: usize = 192;
 const SKB_INGRESS_IFINDEX: usize = 36;
 const SKB_IFINDEX: usize = 40;
+/// `XDP_DROP` and `XDP_PASS`.
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+/// Size of `struct xdp_md`, and where the fields stand that we set.
+const XDP_MD: usize = 24;
+const XDP_MD_DATA_END: usize = 4;
+const XDP_MD_INGRESS_IFINDEX: usize = 12;
+/// Longest frame that a test run of XDP takes: a page, less the room before and behind.
+const LONGEST_XDP: usize = 3400;
 /// Shortest frame that `BPF_PROG_TEST_RUN` takes: an Ethernet header.
 const SHORTEST: usize = 14;
 /// Longest time for which the kernel's coarse clock stands still (HZ=100).
@@ -39,6 +50,8 @@ pub(super) struct Lab {
     names: Names,
     /// Devices on which the agent would have the programs.
     carrying: BTreeSet<String>,
+    /// Some endpoint has an untracked ingress list: elsewhere XDP has nothing to drop, and is not attached.
+    has_untracked: bool,
     cpu: usize,
     /// The programs' clock when the scenario last said what time it is, ns.
     told_ns: u64,
@@ -50,7 +63,7 @@ impl Lab {
         let dataplane = Dataplane::load(&LoadOptions { pin_dir: None })?;
         let (view, names, carrying) = (NodeView::default(), Names::default(), BTreeSet::new());
         let told_ns = dataplane.now_ns()?;
-        Ok(Self { dataplane, devices, view, names, carrying, cpu, told_ns })
+        Ok(Self { dataplane, devices, view, names, carrying, has_untracked: false, cpu, told_ns })
     }
     /// As if just started: no generation, no flows, no devices, the kernel's own time.
     pub(super) fn reset(&mut self) -> anyhow::Result<()> {
@@ -75,6 +88,8 @@ impl Lab {
         self.dataplane.apply(&tables)?;
         let carrying = snapshot.devices.iter().filter(|(_, d)| d.carries_programs());
         self.carrying = carrying.map(|(name, _)| name.clone()).collect();
+        self.has_untracked =
+            tables.endpoints.iter().any(|e| e.lists[ListKind::UntrackedIngress as usize] != 0);
         self.names = tables.names;
         self.view = view;
         Ok(())
@@ -131,6 +146,8 @@ impl Lab {
             put(&mut context, SKB_INGRESS_IFINDEX, self.ifindex(from)?);
         }
         self.hold_clock()?;
+        let ask_xdp = packet.hook == Hook::Ingress && self.has_untracked;
+        let xdp = if ask_xdp { self.run_xdp(packet)? } else { None };
         self.dataplane.state().clear_scratch()?;
         let mut options = TestRunOptions::new();
         options.data_in = Some(&packet.frame);
@@ -148,7 +165,35 @@ impl Lab {
             result.return_value as i32,
             decision.verdict.name()
         );
+        if let Some(dropped) = xdp {
+            check_xdp(dropped, &decision, &scratch.packet)?;
+        }
         Ok(self.outcome(&decision))
+    }
+    /// What XDP says of a packet that comes in; `None` where a test run cannot say it. Before TC: it leaves no state.
+    fn run_xdp(&mut self, packet: &PacketIn) -> anyhow::Result<Option<Option<Decision>>> {
+        // Until 5.14 a test run of XDP took no device.
+        let takes_device = KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, 15, 0));
+        if !takes_device || packet.frame.len() > LONGEST_XDP {
+            return Ok(None);
+        }
+        let mut context = [0_u8; XDP_MD];
+        put(&mut context, XDP_MD_DATA_END, u32::try_from(packet.frame.len())?);
+        put(&mut context, XDP_MD_INGRESS_IFINDEX, self.ifindex(&packet.device)?);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&packet.frame);
+        options.ctx_in = Some(&context);
+        let result = self.dataplane.xdp()?.test_run(options).context("the kernel refused to run pc_xdp")?;
+        anyhow::ensure!(
+            [XDP_DROP, XDP_PASS].contains(&result.return_value),
+            "pc_xdp returned {}",
+            result.return_value
+        );
+        if result.return_value == XDP_PASS {
+            return Ok(Some(None));
+        }
+        let scratch = self.dataplane.state().scratch(self.cpu)?;
+        Ok(Some(Some(scratch.context("the kernel has no scratch for this CPU")?.decision)))
     }
     /// What outlives packets, for tests of counters and tables.
     #[cfg(test)]
@@ -195,7 +240,26 @@ impl Lab {
     }
 }
 
-fn put(context: &mut [u8; SKB], offset: usize, value: u32) {
+/// D10: XDP drops what TC denies by a rule of the untracked list, by the same rule, all of it but fragments, and
+/// nothing else.
+fn check_xdp(dropped: Option<Decision>, tc: &Decision, packet: &Packet) -> anyhow::Result<()> {
+    let expected = tc.verdict == Verdict::Deny
+        && tc.stage == Stage::Untracked
+        && tc.rule != NO_RULE
+        && packet.fragment == FragmentPart::Whole;
+    anyhow::ensure!(
+        dropped == expected.then_some(*tc),
+        "XDP {}, but TC says {} at {} ({}, rule {})",
+        dropped.map_or_else(|| "passes it".to_owned(), |d| format!("drops it by rule {}", d.rule)),
+        tc.verdict.name(),
+        tc.stage.name(),
+        tc.reason.name(),
+        tc.rule
+    );
+    Ok(())
+}
+
+fn put(context: &mut [u8], offset: usize, value: u32) {
     context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
 }
 

@@ -83,3 +83,5 @@ impl Engine for KernelEngine {
 mod flood;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod xdp;

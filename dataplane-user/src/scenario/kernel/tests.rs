@@ -40,7 +40,7 @@ fn hep(interface: HepInterface) -> HostEndpoint {
 }
 
 /// An Ethernet frame with a TCP SYN from the outside to 10.240.0.11:8080.
-fn syn() -> Vec<u8> {
+pub(super) fn syn() -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
     frame.extend([0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0, 203, 0, 113, 7, 10, 240, 0, 11]);
     frame.extend([0x9c, 0x40, 0x1f, 0x90, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0x20, 0, 0, 0, 0, 0]);
