@@ -281,3 +281,37 @@ fn objects_that_come_and_go_one_by_one_give_the_bytes_of_a_cold_build() {
         assert_eq!(bytes(&live), bytes(&Snapshot::build(store.world(), view)), "step {step}");
     }
 }
+
+/// Rare in random sequences: what a namespace or service account gives reaches all who inherit it.
+#[test]
+fn a_relabelled_namespace_or_account_reaches_its_pods_and_network_sets() {
+    let state = |team: &str, role: &str| {
+        let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: red}\n\
+                   spec: {nodeName: n, serviceAccountName: one, containers: []}\nstatus: {podIP: 10.1.0.1}\n";
+        let set = "apiVersion: projectcalico.org/v3\nkind: NetworkSet\nmetadata: {name: s, namespace: red}\n\
+                   spec: {nets: [10.2.0.0/16]}\n";
+        let policy = super::policy(
+            "p",
+            "ingress: [{action: Deny, source: {selector: \"pcns.team == 'x'\"}}, \
+             {action: Deny, source: {selector: \"pcsa.role == 'r'\"}}]",
+        );
+        format!(
+            "{pod}---\n{set}---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: red, labels: {{team: {team}}}}}\n---\n\
+             apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: one, namespace: red, labels: {{role: {role}}}}}\n{}{policy}",
+            super::hep("h", "interfaceName: eth0")
+        )
+    };
+    let view = &views()[0];
+    let mut store = Store::default();
+    let mut index = Index::new(store.world(), view);
+    for (team, role, sizes) in
+        [("x", "r", [2, 1]), ("y", "q", [0, 0]), ("x", "q", [2, 0]), ("x", "r", [2, 1])]
+    {
+        store.replace(documents_from_str("all.yaml", &state(team, role)).0);
+        let changes = store.take_changes();
+        let live = index.update(store.world(), view, &changes);
+        let found: Vec<usize> = live.sets.iter().map(|(_, nets)| nets.len()).collect();
+        assert_eq!(found, sizes, "{team}, {role}, {changes:?}");
+    }
+    assert_eq!(index.made, 2, "labels of peers leave the lists alone");
+}
