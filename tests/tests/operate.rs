@@ -242,6 +242,12 @@ fn status_and_rules_tell_the_kernels_truth() {
 
 /// Whatever the agent wrote: a link that is gone is seen, and so is a dead agent.
 fn degraded(lab: &Lab, home: &Home, folder: &Policies, agent: Agent) -> Result<()> {
+    // What nobody watches does not pass for applied.
+    let (empty, file) = (Policies::empty()?, policies().join("nodeport/base/node1-eth0.yaml"));
+    let (elsewhere, file) = (empty.path().display().to_string(), file.display().to_string());
+    let apply = ["apply", "-f", &file, "--policies", &elsewhere];
+    let said = home.portcullis(&lab.node, &apply)?;
+    assert!(said.code == 0 && said.stderr.contains("note: the agent here watches"), "{said:#?}");
     folder.put("bad.yaml", "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nspec: {}\n")?;
     let said = until(home, lab, &["status"], |s| s.stdout.contains("REJECTED: "))?;
     assert_eq!(said.code, 1, "{said:#?}");

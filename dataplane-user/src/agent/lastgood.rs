@@ -76,6 +76,7 @@ impl LastGood {
         let path = state_dir.join(FILE);
         let next = state_dir.join(format!(".{FILE}.next"));
         let write = || -> io::Result<()> {
+            fs::create_dir_all(state_dir)?;
             let mut file = File::create(&next)?;
             file.write_all(&self.encode()?)?;
             file.sync_all()?;

@@ -300,6 +300,11 @@ impl Agent {
         changed |= self.standing().headline() != self.safety.shown;
         // A foreign XDP program may have come or gone.
         changed |= pending.links && self.follow_xdp();
+        if !State::is_there(&self.options.state_dir) {
+            // Somebody removed the state folder, and the last good state with it.
+            self.saved = None;
+            changed = true;
+        }
         if changed {
             self.reconcile();
         }
@@ -321,7 +326,9 @@ impl Agent {
 
     /// The state file, then the line on stdout that people and tests wait for: who reads it finds the file.
     fn publish(&mut self, snapshot: &Snapshot) {
-        let state = State::new(self, snapshot);
+        let mut state = State::new(self, snapshot);
+        // Who reads it reads a state that was written.
+        state.trouble.remove("state");
         match state.write(&self.options.state_dir) {
             Ok(()) => drop(self.trouble.remove("state")),
             Err(e) => self.fails("state", &e),

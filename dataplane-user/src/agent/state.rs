@@ -28,6 +28,9 @@ pub struct State {
     pub node: String,
     /// Process of the agent that wrote this.
     pub pid: u32,
+    /// When that process began, in ticks since the boot: a number may be used again, and a program renamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<u64>,
     /// 0: nothing in force yet.
     pub generation: u64,
     /// Unix seconds at which that generation began.
@@ -63,6 +66,9 @@ pub struct State {
     pub idle_policies: Vec<String>,
     /// Policies that select no host endpoint of any node (D43).
     pub not_for_hosts: Vec<String>,
+    /// Those among them that act on nothing but host endpoints: they miss what they were written for.
+    #[serde(default)]
+    pub misses: Vec<String>,
     /// What the agent could not do: where → why. What was in force stays.
     pub trouble: BTreeMap<String, String>,
     pub problems: Vec<ProblemState>,
@@ -300,6 +306,7 @@ impl State {
             kind: "Status".into(),
             node: snapshot.node.clone(),
             pid: std::process::id(),
+            started: process(std::process::id()).map(|(_, started)| started),
             generation: agent.dataplane.generations().number(),
             since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             policies: agent.options.policies.clone(),
@@ -326,6 +333,7 @@ impl State {
                 .collect(),
             idle_policies: facts.idle_policies.iter().map(ToString::to_string).collect(),
             not_for_hosts: facts.not_for_hosts.iter().map(ToString::to_string).collect(),
+            misses: facts.misses.iter().map(ToString::to_string).collect(),
             trouble: agent.trouble.clone(),
             problems: agent.folder.problems().iter().map(ProblemState::from).collect(),
             kept: agent.folder.kept().into_iter().map(KeptState::from).collect(),
@@ -368,6 +376,7 @@ impl State {
     /// Replaces the file as a whole.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let path = dir.join(FILE);
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let mut text = serde_json::to_vec_pretty(self).context("cannot write the state as JSON")?;
         text.push(b'\n');
         let next = dir.join(format!(".{FILE}.next"));
@@ -375,6 +384,11 @@ impl State {
             fs::File::create(&next).with_context(|| format!("cannot create {}", next.display()))?;
         file.write_all(&text).with_context(|| format!("cannot write {}", next.display()))?;
         fs::rename(&next, &path).with_context(|| format!("cannot replace {}", path.display()))
+    }
+
+    /// Whether an agent wrote it, and nobody removed it.
+    pub fn is_there(dir: &Path) -> bool {
+        dir.join(FILE).is_file()
     }
 
     /// What an agent wrote last.
@@ -391,16 +405,26 @@ impl State {
         })
     }
 
-    /// Whether the agent that wrote it still runs.
+    /// Whether the agent that wrote it still runs. One that was stopped (`kill -STOP`), or that is dead and not yet
+    /// buried, does not.
     pub fn agent_runs(&self) -> bool {
-        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
-        name.trim() == "portcullis"
+        let lives = |state| !matches!(state, 'T' | 't' | 'Z' | 'X');
+        process(self.pid).is_some_and(|(state, started)| lives(state) && Some(started) == self.started)
     }
 
     /// Seconds since the generation began.
     pub fn age(&self) -> u64 {
         now().saturating_sub(self.since)
     }
+}
+
+/// State and begin of a process, by the fields 3 and 22 of its `stat` (proc(5)).
+fn process(pid: u32) -> Option<(char, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold blanks and brackets: what follows its last bracket does not.
+    let mut fields = text.get(text.rfind(')')? + 1..)?.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// Unix seconds.
@@ -462,6 +486,7 @@ pub(crate) mod tests {
             kind: "Status".into(),
             node: "node1".into(),
             pid: 1,
+            started: None,
             generation: 3,
             since: 0,
             policies: "/p".into(),
@@ -480,6 +505,7 @@ pub(crate) mod tests {
             empty_selectors: Vec::new(),
             idle_policies: Vec::new(),
             not_for_hosts: Vec::new(),
+            misses: Vec::new(),
             trouble: BTreeMap::new(),
             problems: Vec::new(),
             kept: Vec::new(),
@@ -489,6 +515,26 @@ pub(crate) mod tests {
             taken_away: BTreeMap::new(),
             rules: Vec::new(),
         }
+    }
+
+    #[test]
+    fn an_agent_runs_while_its_very_process_does() {
+        let pid = std::process::id();
+        let (alive, started) = process(pid).unwrap();
+        assert!(matches!(alive, 'R' | 'S'), "{alive}");
+        let runs = |started| State { pid, started, ..state() }.agent_runs();
+        assert!(runs(Some(started)));
+        assert!(!runs(Some(started + 1)), "another process has the number");
+        assert!(!runs(None));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let of_child = State { pid: child.id(), started: process(child.id()).map(|p| p.1), ..state() };
+        assert!(of_child.agent_runs());
+        child.kill().unwrap();
+        while process(child.id()).is_some_and(|(state, _)| state != 'Z') {
+            std::thread::yield_now();
+        }
+        assert!(!of_child.agent_runs(), "dead, and not yet buried");
+        child.wait().unwrap();
     }
 
     #[test]

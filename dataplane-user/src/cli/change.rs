@@ -101,6 +101,7 @@ impl Change<'_> {
             None => {
                 locked.commit(&plan.changes)?;
                 print_lines(said)?;
+                self.tell_unwatched();
                 Ok(Answer::Yes)
             }
             Some(limit) => {
@@ -114,6 +115,21 @@ impl Change<'_> {
                 print_lines(said)?;
                 wait(&self.config.policies, &mut word, &trial)
             }
+        }
+    }
+
+    /// What nobody watches does not come into force, and that must not pass unseen.
+    fn tell_unwatched(&self) {
+        let Ok(state) = State::load(&self.config.state_dir) else { return };
+        let folder = &self.config.policies;
+        if !state.agent_runs() {
+            eprintln!("note: no agent runs here; this comes into force when one is started");
+        } else if state.policies.canonicalize().ok() != folder.canonicalize().ok() {
+            let watched = state.policies.display();
+            eprintln!(
+                "note: the agent here watches {watched}, so nothing of {} comes into force",
+                folder.display()
+            );
         }
     }
 

@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 use super::Answer;
 use super::output::{policies_of, print_json, print_lines, read_documents, tell};
 use super::run::{DEFAULT_STATE_DIR, hostname};
-use crate::agent::state::API_VERSION;
+use crate::agent::lastgood::LastGood;
+use crate::agent::state::{API_VERSION, State};
 use crate::loader::link::Links;
 use crate::model::Model;
 use crate::policy::{NodeView, Severity};
@@ -52,7 +53,7 @@ pub struct ExplainArgs {
     /// As given to `run`
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     state_dir: PathBuf,
-    /// Default: the hostname
+    /// Name of this node. Default: that of the agent, or the hostname
     #[arg(long)]
     node: Option<String>,
     #[arg(short, long, value_enum, default_value = "text")]
@@ -75,9 +76,16 @@ enum ExplainOutput {
 
 pub fn run(args: &ExplainArgs) -> Result<Answer> {
     let mut store = Store::default();
-    let report = store.replace(read_documents(&policies_of(args.policies.as_deref(), &args.state_dir))?);
+    let policies = policies_of(args.policies.as_deref(), &args.state_dir);
+    let documents = read_documents(&policies)?;
+    // As the agent does: what is broken now goes on in its last good version (D13).
+    if let Ok(Some(last)) = LastGood::load(&args.state_dir, &policies) {
+        store.replace(last.documents());
+    }
+    let report = store.replace(documents);
     tell(report.problems.iter().filter(|p| p.severity == Severity::Error));
-    let view = live_view(&args.node.clone().map_or_else(hostname, Ok)?)?;
+    let of_agent = || State::load(&args.state_dir).ok().map(|s| s.node);
+    let view = live_view(&args.node.clone().or_else(of_agent).map_or_else(hostname, Ok)?)?;
     let (device, hook) = match (&args.ingress, &args.out) {
         (Some(device), _) => (device, Hook::Ingress),
         (None, Some(device)) => (device, Hook::Egress),

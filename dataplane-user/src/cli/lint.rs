@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::Answer;
-use super::output::{print_json, print_lines, read_documents, tell};
+use super::output::{counted, print_json, print_lines, read_documents, tell};
 use crate::agent::state::API_VERSION;
 use crate::index::{Snapshot, status};
 use crate::lint::{self, Code, Finding};
@@ -50,7 +50,8 @@ pub fn run(args: &LintArgs) -> Result<Answer> {
     let mut store = Store::default();
     let report = store.replace(documents);
     // What is refused is `validate`'s business; here it only must not be forgotten.
-    let refused = tell(report.errors());
+    let refused = report.errors().count();
+    tell(report.errors());
     let view = args.node.as_deref().map(super::explain::live_view).transpose()?;
     let findings = match &view {
         Some(view) => lint::check(store.world(), view),
@@ -76,10 +77,14 @@ pub fn run(args: &LintArgs) -> Result<Answer> {
         }
         LintOutput::Text => {
             print_lines(problems.iter().map(|(_, p)| p.to_string()))?;
-            eprintln!("{} findings", problems.len());
+            let looked = match refused {
+                0 => String::new(),
+                _ => format!("; {}, above: what has one was not looked at", counted(refused, "error")),
+            };
+            eprintln!("{}{looked}", counted(problems.len(), "finding"));
         }
     }
-    Ok(if refused || !problems.is_empty() { Answer::No } else { Answer::Yes })
+    Ok(if refused > 0 || !problems.is_empty() { Answer::No } else { Answer::Yes })
 }
 
 /// Of validation's own warnings one has a page; the others have no code.

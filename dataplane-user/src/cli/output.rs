@@ -29,6 +29,12 @@ pub fn columns(header: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
     table.lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
+/// `1 error`, `2 errors`.
+pub fn counted(count: usize, what: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{ending}")
+}
+
 /// Prints lines without trailing blanks. A reader that left (`| head -1`) has what it wanted: the command goes on to
 /// its exit code.
 pub fn print_lines(lines: impl IntoIterator<Item = impl AsRef<str>>) -> Result<()> {

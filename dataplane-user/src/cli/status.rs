@@ -232,14 +232,18 @@ fn documents(out: &mut Vec<String>, state: &State) {
     section(out, "Live flows that were taken over", adoption);
     let problems = state.problems.iter().map(|p| {
         let place = if p.line > 0 { format!("{}:{}", p.file, p.line) } else { p.file.clone() };
-        let value = if p.value.is_empty() { String::new() } else { format!(" {:?}", p.value) };
-        format!("{place}: {}: {} {}{value}: {}", p.severity, p.object, p.path, p.message)
+        let value = if p.value.is_empty() { String::new() } else { format!("{:?}", p.value) };
+        let about: Vec<&str> =
+            [p.object.as_str(), &p.path, &value].into_iter().filter(|s| !s.is_empty()).collect();
+        let about = if about.is_empty() { String::new() } else { format!("{}: ", about.join(" ")) };
+        format!("{place}: {}: {about}{}", p.severity, p.message)
     });
     section(out, "Documents", problems);
     let empty = state.empty_selectors.iter().map(|e| format!("{} {}: {}", e.policy, e.path, e.selector));
     section(out, "Selectors that match nothing (their rules match nothing)", empty);
     section(out, "Policies that select nothing here", state.idle_policies.iter().cloned());
-    section(out, "Policies not for hosts", state.not_for_hosts.iter().cloned());
+    let others = state.not_for_hosts.iter().filter(|p| !state.misses.contains(p)).cloned();
+    section(out, "Policies not for hosts (they select pods, or their selector is misspelt)", others);
 }
 
 fn section(out: &mut Vec<String>, title: &str, items: impl Iterator<Item = String>) {
@@ -294,6 +298,19 @@ mod tests {
     fn words(state: &State, kernel: &Kernel) -> Vec<String> {
         let found = findings(state, Ok(kernel));
         found.iter().filter(|f| f.what != "NO AGENT").map(|f| f.what.clone()).collect()
+    }
+
+    #[test]
+    fn policies_for_hosts_that_govern_nothing_are_told_on_top() {
+        let idle = State {
+            governed: BTreeMap::new(),
+            idle_policies: vec!["GlobalNetworkPolicy/a".into()],
+            misses: vec!["GlobalNetworkPolicy/b".into()],
+            ..healthy()
+        };
+        assert_eq!(words(&idle, &kernel()), ["NOTHING GOVERNED", "SELECTS NOTHING"]);
+        let empty = State { governed: BTreeMap::new(), ..healthy() };
+        assert_eq!(words(&empty, &kernel()), Vec::<String>::new(), "as it is installed");
     }
 
     #[test]

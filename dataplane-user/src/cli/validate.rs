@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::Answer;
-use super::output::{print_lines, read_documents, tell};
+use super::output::{counted, print_lines, read_documents, tell};
 use crate::config;
 use crate::lint;
 use crate::policy::{Problem, Severity};
@@ -49,10 +49,10 @@ pub fn run(args: &ValidateArgs) -> Result<Answer> {
     let bad = tell(&report.problems) | bad_settings;
     let count = |s: Severity| report.problems.iter().filter(|p| p.severity == s).count();
     print_lines([format!(
-        "{} valid, {} errors, {} warnings",
+        "{} valid, {}, {}",
         report.accepted.len(),
-        count(Severity::Error),
-        count(Severity::Warning)
+        counted(count(Severity::Error), "error"),
+        counted(count(Severity::Warning), "warning")
     )])?;
     Ok(if bad { Answer::No } else { Answer::Yes })
 }

@@ -179,6 +179,7 @@ pub struct ResolvedLists {
     pub may_be_empty: Vec<(EmptySelector, Option<SetId>)>,
     pub idle: Vec<PolicyId>,
     pub not_for_hosts: Vec<PolicyId>,
+    pub misses: Vec<PolicyId>,
 }
 
 /// Lists of every endpoint that governs a device.
@@ -220,6 +221,10 @@ pub fn resolve(
         if everywhere.iter().any(|labels| policy.selector.matches(labels)) {
             found.idle.push(id);
         } else {
+            // What only acts on host endpoints cannot be meant for pods.
+            if policy.family != Family::Normal {
+                found.misses.push(id.clone());
+            }
             found.not_for_hosts.push(id);
         }
     }

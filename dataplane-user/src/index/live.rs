@@ -158,6 +158,7 @@ impl Lists {
             empty_selectors: empty_now(&resolved.may_be_empty, &sets),
             idle_policies: resolved.idle,
             not_for_hosts: resolved.not_for_hosts,
+            misses: resolved.misses,
             host_endpoints,
         };
         let snapshot = Snapshot {

@@ -88,6 +88,8 @@ pub struct Facts {
     pub idle_policies: Vec<PolicyId>,
     /// Policies that select no host endpoint of any node (D43: "not for hosts").
     pub not_for_hosts: Vec<PolicyId>,
+    /// Those among them that act on nothing but host endpoints (`preDNAT`, `doNotTrack`, `applyOnForward`): they miss.
+    pub misses: Vec<PolicyId>,
     /// Every host endpoint, those made from Nodes included (D44), with the labels selectors see.
     pub host_endpoints: BTreeMap<String, HostEndpoint>,
 }

@@ -185,7 +185,9 @@ impl<'a> Context<'a> {
         let id = PolicyId::of(policy);
         let facts = &self.snapshot.facts;
         status.acts_on = self.policies.get(&id).cloned().unwrap_or_default();
-        if facts.not_for_hosts.contains(&id) {
+        if facts.misses.contains(&id) {
+            status.dead.push(whole("selects no host endpoint of any node, and acts on nothing else"));
+        } else if facts.not_for_hosts.contains(&id) {
             status.dead.push(whole("not for hosts: it selects no host endpoint of any node"));
         } else if facts.idle_policies.contains(&id) {
             status.dead.push(whole("selects no host endpoint that governs a device of this node"));

@@ -48,7 +48,10 @@ pub fn findings(state: &State, kernel: Result<&Kernel, &str>) -> Vec<Finding> {
         out.push(finding(
             Health::Degraded,
             "REJECTED",
-            format!("{errors} errors in documents, listed below; what was accepted before stays in force"),
+            format!(
+                "{errors} error{} in documents, listed below; what was accepted before stays in force",
+                if errors == 1 { "" } else { "s" }
+            ),
         ));
     }
     if !state.kept.is_empty() {
@@ -63,7 +66,7 @@ pub fn findings(state: &State, kernel: Result<&Kernel, &str>) -> Vec<Finding> {
         out.push(finding(
             Health::Degraded,
             "NO AGENT",
-            "the agent is not running; what it put in force stays in force, without updates",
+            "the agent is not running, or is stopped; what it put in force stays in force, without updates",
         ));
     }
     for (place, why) in &state.trouble {
@@ -71,6 +74,17 @@ pub fn findings(state: &State, kernel: Result<&Kernel, &str>) -> Vec<Finding> {
     }
     for (name, why) in &state.lost {
         out.push(finding(Health::Degraded, "BINDS NOTHING", format!("HostEndpoint/{name}: {why}")));
+    }
+    if state.governed.is_empty() && !(state.idle_policies.is_empty() && state.misses.is_empty()) {
+        out.push(finding(
+            Health::Degraded,
+            "NOTHING GOVERNED",
+            format!(
+                "there are policies for host endpoints, and none governs a device here: write a HostEndpoint with \
+                 `node: {0}`, or give the agent another name than {0} (--node)",
+                state.node
+            ),
+        ));
     }
     for device in &state.unprotected {
         out.push(finding(
@@ -94,6 +108,16 @@ pub fn findings(state: &State, kernel: Result<&Kernel, &str>) -> Vec<Finding> {
             Health::Healthy,
             "NO XDP",
             format!("device {device}: {why}; its untracked policy is enforced at TC"),
+        ));
+    }
+    for policy in &state.misses {
+        out.push(finding(
+            Health::Healthy,
+            "SELECTS NOTHING",
+            format!(
+                "{policy}: it is for host endpoints only, and its selector matches none of any node; compare it \
+                 with their labels (`portcullis get hep -o wide`)"
+            ),
         ));
     }
     if let Some(why) = &state.last_good_ignored {

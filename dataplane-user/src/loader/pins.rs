@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use dataplane_common::abi::{HOOK_XDP, Hook, hook_name};
 use dataplane_common::names;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -109,11 +110,12 @@ impl PinDir {
 /// bpffs holds no plain files, but a folder can be locked like one.
 pub(super) fn lock_dir(path: &Path) -> Result<Flock<File>> {
     let dir = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        anyhow!(
-            "another portcullis uses the pin dir {} ({errno}): stop it first, or give this one its own with --pin-dir",
+    Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => anyhow!(
+            "another portcullis uses the pin dir {}: stop it first, or give this one its own with --pin-dir",
             path.display()
-        )
+        ),
+        _ => anyhow!("cannot lock the pin dir {}: {errno}", path.display()),
     })
 }
 

@@ -211,9 +211,13 @@ fn parse(part: &str) -> Result<Value, (usize, String)> {
 
 /// A syntax error with a remedy, where the usual cause is known.
 fn explain(error: &str, part: &str) -> String {
-    let indented_by_tab = part.lines().any(|line| line.trim_start_matches(' ').starts_with('\t'));
-    let hint = if indented_by_tab {
+    let has_line = |test: &dyn Fn(&str) -> bool| part.lines().any(test);
+    let hint = if has_line(&|line| line.trim_start_matches(' ').starts_with('\t')) {
         "; YAML is indented by spaces, not by tabs"
+    } else if has_line(&|line| line.trim_start().starts_with("```")) {
+        "; leave out the lines with ```: they are of the page that the document comes from"
+    } else if has_line(&|line| line.trim_end() == "metadata:") && !has_line(&|line| line.starts_with(' ')) {
+        "; no line is indented: was that lost when it was copied?"
     } else if error.contains("alias replay") {
         "; write out what the aliases (`*name`) stand for, or split the document"
     } else if error.contains("budget") {
@@ -221,8 +225,10 @@ fn explain(error: &str, part: &str) -> String {
     } else if error.to_lowercase().contains("duplicate") {
         "; each key may stand once: join the two, or rename one"
     } else {
-        ""
+        "; look at the indentation and the quotes there and on the line before"
     };
+    // What its callers may set is no advice to who wrote the document.
+    let error = error.replace(", set DuplicateKeyPolicy in Options if acceptable", "");
     format!("the document is no YAML: {error}{hint}")
 }
 

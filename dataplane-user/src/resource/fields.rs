@@ -279,7 +279,8 @@ impl<'a> Fields<'a> {
     pub(crate) fn require(&mut self, ctx: &mut Context, key: &'static str) -> Option<At<'a>> {
         let found = self.get(key);
         if found.is_none() {
-            ctx.error(&self.path_of(key), format!("is missing; write `{key}:`"));
+            let example = if key == "apiVersion" { " projectcalico.org/v3" } else { "" };
+            ctx.error(&self.path_of(key), format!("is missing; write `{key}:{example}`"));
         }
         found
     }

@@ -91,8 +91,14 @@ fn other_kind(ctx: &mut Context, at: &At<'_>, api_version: &str, kind_name: Stri
 }
 
 fn metadata(ctx: &mut Context, root: &mut Fields<'_>, kind: Kind, stored: bool) -> Head {
-    let Some(mut fields) = root.require(ctx, "metadata").and_then(|at| at.fields(ctx)) else {
-        ctx.error("metadata", "holds the name; was the indentation lost?");
+    let Some(at) = root.get("metadata") else {
+        ctx.error(
+            "metadata",
+            "is missing or empty; write `metadata:` and below it, indented, `name:`; was the indentation lost?",
+        );
+        return Head::Broken(None);
+    };
+    let Some(mut fields) = at.fields(ctx) else {
         return Head::Broken(None);
     };
     let name_at = fields.require(ctx, "name");

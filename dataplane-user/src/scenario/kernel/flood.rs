@@ -199,3 +199,17 @@ fn with_the_confirmed_table_full_flows_work_unconfirmed() {
     assert_eq!(send(&mut engine, Hook::Egress, answer(end)).reason, "flow_reply");
     assert_eq!(send(&mut engine, Hook::Ingress, data(end)).reason, "flow_original", "and it heals");
 }
+
+#[test]
+fn keys_that_collide_cannot_be_chosen() {
+    const BPF_F_ZERO_SEED: u32 = 1 << 6;
+    let Some(_engine) = engine() else { return };
+    let maps: Vec<_> = aya::maps::loaded_maps()
+        .filter_map(Result::ok)
+        .filter(|map| map.name_as_str().is_some_and(|name| name.starts_with("pc_")))
+        .collect();
+    assert!(maps.len() > 20, "{}", maps.len());
+    for map in maps {
+        assert_eq!(map.map_flags() & BPF_F_ZERO_SEED, 0, "{:?} has a known seed", map.name_as_str());
+    }
+}

@@ -1,17 +1,15 @@
-//! Somebody else deletes what is ours, or moves a device, while an agent runs (S-9, S-11): enforcement goes on or comes
-//! back, and status, its exit code and the log say what happened.
+//! A device is renamed, enslaved to a bridge or moved away while an agent runs (S-11): status and its exit code say so, and
+//! the NodePort is protected again once the device is back. About five seconds.
 
-use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use tests::{
     can_run,
     netns::Netns,
-    probe::{Got, connect, exchange},
+    probe::Got,
     process::{Agent, Home, Policies},
-    topology::{Lab, NODE, NODE_PORT, POD_SAYS, Proxy, policies},
+    topology::{Lab, NODE, POD_SAYS, Proxy, policies},
 };
 
 /// The agent looks every five seconds, whatever it was not told.
@@ -41,67 +39,6 @@ fn protected() -> Result<(Lab, Policies, Home)> {
     let (folder, home) = (Policies::empty()?, Home::new()?);
     folder.put_all(&policies().join("nodeport/base"))?;
     Ok((lab, folder, home))
-}
-
-fn remove_pins(folder: &Path) -> Result<usize> {
-    let mut count = 0;
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            count += remove_pins(&path)?;
-            fs::remove_dir(path)?;
-        } else if fs::remove_file(path).is_ok() {
-            count += 1;
-        }
-    }
-    Ok(count)
-}
-
-/// Pins of both hooks of at least one device.
-fn has_links(home: &Home) -> bool {
-    fs::read_dir(home.pin_dir().join("links")).is_ok_and(|pins| pins.count() >= 2)
-}
-
-#[test]
-fn pins_that_are_deleted_come_back_and_nothing_passes_meanwhile() {
-    run("pins_that_are_deleted_come_back_and_nothing_passes_meanwhile", || {
-        let (lab, folder, home) = protected()?;
-        let (agent, _) = Agent::start(&lab.node, &folder, &home)?;
-        let mut held = connect(&lab.peer, NODE, NODE_PORT)?.expect("the inside client connects");
-        ensure!(remove_pins(&home.pin_dir())? > 20, "links and maps were pinned");
-        assert_eq!(lab.ask_node_port(&lab.outside)?, Got::Silence, "the agent holds the links");
-        assert_eq!(exchange(&mut held), answer(POD_SAYS));
-
-        await_that("pinned again", || Ok(has_links(&home)))?;
-        assert!(agent.log().contains("somebody removed our pins"), "{}", agent.log());
-        let said = home.portcullis(&lab.node, &["status"])?;
-        assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
-        agent.kill_9()?;
-        assert_eq!(lab.ask_node_port(&lab.outside)?, Got::Silence, "the new pins outlive the agent");
-        assert_eq!(exchange(&mut held), answer(POD_SAYS));
-        Ok(())
-    });
-}
-
-#[test]
-fn filters_that_are_taken_off_come_back_and_cut_nothing() {
-    run("filters_that_are_taken_off_come_back_and_cut_nothing", || {
-        let (lab, folder, home) = protected()?;
-        let (agent, _) = Agent::start_with(&lab.node, &folder, &home, &["--attach", "clsact"])?;
-        let mut before = connect(&lab.peer, NODE, NODE_PORT)?.expect("the inside client connects");
-        let tc = lab.node.command("tc").args(["qdisc", "del", "dev", "eth0", "clsact"]).status()?;
-        assert!(tc.success());
-        let said = home.portcullis(&lab.node, &["status"])?;
-        assert!(said.code == 1 && said.stdout.contains("NOT ATTACHED"), "{}", said.stdout);
-        let mut between = connect(&lab.peer, NODE, NODE_PORT)?.expect("nobody judges");
-
-        await_that("attached again", || Ok(home.portcullis(&lab.node, &["status"])?.code == 0))?;
-        assert!(agent.log().contains("took our program off"), "{}", agent.log());
-        assert_eq!(lab.ask_node_port(&lab.outside)?, Got::Silence);
-        assert_eq!(exchange(&mut before), answer(POD_SAYS));
-        assert_eq!(exchange(&mut between), answer(POD_SAYS), "what began unseen was taken over (D17)");
-        Ok(())
-    });
 }
 
 /// Status, exit code and a word of its page, within the agent's patience.
