@@ -7,6 +7,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 
 use super::Error;
+use super::patience::patiently;
 use super::template::{Templates, typed};
 use crate::compile::Prefix;
 
@@ -44,7 +45,8 @@ where
     let room = entries.len().max(1) as u32;
     let mut inner: LpmTrie<_, K, u32> = typed(map, Map::LpmTrie(templates.create(map, room)?))?;
     for (prefix, value) in entries {
-        inner.insert(&Key::new(prefix.len, prefix.key), value, 0).map_err(|e| Error::map(map, "fill", e))?;
+        patiently(|| inner.insert(&Key::new(prefix.len, prefix.key), value, 0))
+            .map_err(|e| Error::map(map, "fill", e))?;
     }
     // A lookup by the prefix itself finds it, or a shorter one if it is missing: with another value, or none.
     for (prefix, value) in entries {
@@ -72,7 +74,7 @@ where
     let room = entries.len().max(1) as u32;
     let mut inner: HashMap<_, K, V> = typed(map, Map::HashMap(templates.create(map, room)?))?;
     for (key, value) in entries {
-        inner.insert(key, value, 0).map_err(|e| Error::map(map, "fill", e))?;
+        patiently(|| inner.insert(key, value, 0)).map_err(|e| Error::map(map, "fill", e))?;
     }
     for (key, value) in entries {
         match inner.get(key, 0) {

@@ -7,6 +7,7 @@ pub mod adopt;
 pub mod error;
 pub mod generations;
 pub mod inner;
+mod patience;
 pub mod pinned;
 pub mod state;
 mod template;

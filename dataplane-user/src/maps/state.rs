@@ -21,6 +21,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::Error;
 use super::adopt::BOTH_HOOKS;
 use super::generations::{Source, take};
+use super::patience::patiently;
 
 /// (hook, verdict, reason), by number.
 pub type CounterKey = (u8, u8, u8);
@@ -96,7 +97,7 @@ impl State {
     }
     /// Confirmed flows, for adoption (D17).
     pub fn put_flow(&mut self, key: &FlowKey, entry: &FlowEntry) -> Result<(), Error> {
-        self.flows.insert(key, entry, 0).map_err(|e| Error::map(names::MAP_FLOWS, "write", e))
+        patiently(|| self.flows.insert(key, entry, 0)).map_err(|e| Error::map(names::MAP_FLOWS, "write", e))
     }
     /// Entries of the tables of confirmed flows, unconfirmed ones, those of failsafes, and of first fragments.
     pub fn counts(&self) -> FlowCounts {
