@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aya::util::KernelVersion;
 use dataplane_common::abi::{ListKind, RuleAction, device_flag, rule_flag};
 
 use super::Agent;
@@ -46,6 +47,11 @@ fn denies_untracked(tables: &Tables, endpoint: u32) -> bool {
     rules.into_iter().any(|r| r.action == RuleAction::Deny as u8 && r.flags & rule_flag::STAGED == 0)
 }
 
+/// Older verifiers gave no answer within minutes, and the agent must not wait for them.
+fn is_known_to_load() -> bool {
+    KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0))
+}
+
 impl Agent {
     /// After TC: each device to where it should be. True if something is another way now.
     pub(super) fn follow_xdp(&mut self) -> bool {
@@ -63,6 +69,9 @@ impl Agent {
         for (ifindex, (device, not)) in wanted {
             let outcome = match not {
                 Some(why) => self.xdp_attacher.remove(ifindex).map(|_| Outcome::Left(why)),
+                None if !is_known_to_load() => {
+                    Ok(Outcome::Left("it is not known to load on kernels before 6.6".to_owned()))
+                }
                 None => self.attach_xdp(ifindex),
             };
             let outcome = outcome.unwrap_or_else(|e| Outcome::Left(format!("{e:#}")));
