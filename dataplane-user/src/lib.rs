@@ -8,6 +8,8 @@ pub mod resource;
 pub mod selector;
 
 pub mod agent;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod compile;
 pub mod config;
 pub mod index;

@@ -50,7 +50,7 @@ impl Group {
 }
 
 /// The apiVersion of objects as Calico stores them (§1.0).
-pub(crate) const STORAGE_VERSION: &str = "crd.projectcalico.org/v1";
+pub const STORAGE_VERSION: &str = "crd.projectcalico.org/v1";
 
 /// (kind, name, plural, short name, group, lives in a namespace)
 const KINDS: [(Kind, &str, &str, &str, Group, bool); 17] = {
@@ -109,6 +109,10 @@ impl Kind {
     /// `GlobalNetworkPolicy`
     pub fn as_str(self) -> &'static str {
         self.row().1
+    }
+    /// `globalnetworkpolicies`
+    pub fn plural(self) -> &'static str {
+        self.row().2
     }
     pub fn group(self) -> Group {
         self.row().4

@@ -18,7 +18,7 @@ mod rule;
 mod store;
 
 pub use document::{Document, documents_from_path, documents_from_str};
-pub use kind::{Group, Kind, ObjectKey};
+pub use kind::{Group, Kind, ObjectKey, STORAGE_VERSION};
 pub use object::Object;
 pub use store::{Report, Store, StoredObject};
 
