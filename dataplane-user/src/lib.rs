@@ -8,12 +8,12 @@ pub mod resource;
 pub mod selector;
 
 pub mod agent;
-#[cfg(feature = "kubernetes")]
-pub mod kubernetes;
 pub mod compile;
 pub mod config;
 pub mod index;
 pub mod inspect;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod lint;
 pub mod loader;
 pub mod maps;

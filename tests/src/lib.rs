@@ -6,6 +6,7 @@ pub mod bpffs;
 pub mod desk;
 pub mod docs;
 pub mod kube_proxy;
+pub mod kubernetes;
 pub mod netns;
 pub mod probe;
 pub mod process;
@@ -14,14 +15,19 @@ pub mod witness;
 
 use std::{env, fs::OpenOptions, io::Write as _};
 
-/// Whether a test that needs root and namespaces can run here. When it cannot, it says so on the terminal and in
-/// the file of `PORTCULLIS_SKIP_LOG`, which `cargo xtask test` prints at the end: a skip must never look like a pass.
+/// Whether a test that needs root and namespaces can run here.
 pub fn can_run(test: &str) -> bool {
     if nix::unistd::geteuid().is_root() {
         return true;
     }
-    let line =
-        format!("{test}: network namespaces and BPF need root (sudo -E cargo xtask test namespaces)\n");
+    skip(test, "network namespaces and BPF need root (sudo -E cargo xtask test namespaces)");
+    false
+}
+
+/// Says on the terminal that a test cannot run here, and in the file of `PORTCULLIS_SKIP_LOG`, which `cargo xtask test`
+/// prints at the end: a skip must never look like a pass.
+pub fn skip(test: &str, why: &str) {
+    let line = format!("{test}: {why}\n");
     eprint!("SKIPPED {line}");
     if let Some(path) = env::var_os("PORTCULLIS_SKIP_LOG")
         && let Ok(mut log) = OpenOptions::new().create(true).append(true).open(path)
@@ -29,5 +35,4 @@ pub fn can_run(test: &str) -> bool {
         // The line on the terminal is there already; a log that cannot be written loses nothing else.
         let _ = log.write_all(line.as_bytes());
     }
-    false
 }

@@ -26,17 +26,23 @@ pub(super) struct Adopted {
 }
 
 impl Agent {
-    /// Brings the kernel to what folder and node say.
+    /// Brings the kernel to what source and node say.
     pub(super) fn reconcile(&mut self) {
         let mut snapshot = self.index();
         if self.safety.held {
             // `trouble` says why; what is in force stays.
+        } else if let Some(why) = self.source.holds_back() {
+            if self.trouble.insert("source".into(), why.clone()).as_ref() != Some(&why) {
+                tracing::warn!("{why}");
+            }
         } else if self.must_not_replace() {
+            self.trouble.remove("source");
             let text = "documents were rejected, and what an earlier agent accepted of them is not known: the \
                         generation that it left stays in force until the documents are repaired or removed";
             self.trouble.insert("folder".into(), text.into());
             tracing::error!("{text}");
         } else {
+            self.trouble.remove("source");
             self.trouble.remove("folder");
             let done = self.enforce(&snapshot);
             if done {
@@ -52,8 +58,8 @@ impl Agent {
 
     /// Folder and node as they are now.
     fn index(&mut self) -> Arc<Snapshot> {
-        let changes = self.folder.take_changes();
-        let (world, view) = (self.folder.world(), &self.view);
+        let changes = self.source.take_changes();
+        let (world, view) = (self.source.world(), &self.view);
         match &mut self.index {
             Some(index) => index.update(world, view, &changes),
             None => self.index.insert(Index::new(world, view)).snapshot(),
@@ -65,7 +71,7 @@ impl Agent {
         self.tables.is_none()
             && !self.restored.complete
             && self.in_force()
-            && self.folder.problems().iter().any(is_error)
+            && self.source.problems().iter().any(is_error)
     }
 
     /// Whether this agent, or one before it, of this build or another, enforces something.
@@ -81,7 +87,7 @@ impl Agent {
         if self.on_trial() {
             return;
         }
-        let last = self.folder.last_good();
+        let last = self.source.last_good();
         if self.saved.as_ref() == Some(&last) {
             return;
         }

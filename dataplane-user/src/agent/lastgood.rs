@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::folder::Identity;
+use super::source::KUBERNETES;
 use crate::policy::{Problem, Severity};
 use crate::resource::Document;
 
@@ -48,6 +49,9 @@ pub struct LastGood {
     pub folder: PathBuf,
     /// Device and inode of the folder that held the documents.
     pub identity: Option<Identity>,
+    /// UID of the cluster, where the Kubernetes API was the source: its folder is [`KUBERNETES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     pub objects: Vec<Saved>,
 }
 
@@ -66,7 +70,7 @@ impl LastGood {
             .with_context(|| format!("cannot read {}", path.display()))?;
         let last = Self::decode(&bytes).with_context(|| path.display().to_string())?;
         if last.folder != folder {
-            bail!("{} is of the policies folder {}", path.display(), last.folder.display());
+            bail!("{} is of {}", path.display(), source_name(&last.folder));
         }
         Ok(Some(last))
     }
@@ -132,6 +136,13 @@ impl LastGood {
     }
 }
 
+fn source_name(folder: &Path) -> String {
+    if folder == Path::new(KUBERNETES) {
+        return "the Kubernetes API".to_owned();
+    }
+    format!("the policies folder {}", folder.display())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,7 +151,7 @@ mod tests {
         let text = r#"{"kind": "Tier"}"#.to_owned();
         let saved =
             Saved { object: "Tier/a".into(), file: "a".into(), line: 1, text, accepted: 7, kept: None };
-        LastGood { folder: dir.to_owned(), identity: Some((1, 2)), objects: vec![saved] }
+        LastGood { folder: dir.to_owned(), identity: Some((1, 2)), cluster: None, objects: vec![saved] }
     }
 
     #[test]

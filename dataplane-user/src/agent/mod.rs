@@ -1,13 +1,17 @@
-//! The agent: a closed set of events drives one owner task: folder → store → snapshot → tables → maps → devices.
+//! The agent: a closed set of events drives one owner task: folder or Kubernetes API → store → snapshot → tables → maps → devices.
 //! Whatever fails is told, and what is in force stays in force (D22).
 
+pub mod accepted;
 mod adopt;
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod devices;
 mod enforce;
 pub mod folder;
 mod gc;
 pub mod lastgood;
 mod safety;
+pub mod source;
 pub mod state;
 mod supervisor;
 mod tamper;
@@ -32,16 +36,16 @@ use crate::loader::xdp::{Mode, XdpAttacher};
 use crate::loader::{Dataplane, LoadOptions};
 use crate::observe::Publisher;
 use crate::policy::{NodeView, Problem, Settings, World};
-use folder::Folder;
 use lastgood::LastGood;
 use safety::Safety;
+use source::{KubernetesOptions, Restored, Source};
 use state::State;
 
 /// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A file of the policies folder changed.
-    FolderChanged,
+    /// A file of the policies folder changed, or what is known of the cluster.
+    SourceChanged,
     /// A device, address or route changed.
     LinkChanged,
     /// Time for what must not depend on notices alone, and for flow garbage.
@@ -65,7 +69,10 @@ pub enum Role {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub role: Role,
+    /// The folder, or [`source::KUBERNETES`].
     pub policies: PathBuf,
+    /// `None`: documents come from the folder.
+    pub kubernetes: Option<KubernetesOptions>,
     /// `HostEndpoint.spec.node` of this node.
     pub node: String,
     pub pin_dir: PathBuf,
@@ -89,15 +96,15 @@ const DEBOUNCE_MAX: Duration = Duration::from_millis(500);
 /// What is to be looked at again, and when.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Pending {
-    folder: bool,
+    source: bool,
     links: bool,
     /// First and latest notice.
     since: Option<(Instant, Instant)>,
 }
 
 impl Pending {
-    fn note(&mut self, folder: bool, links: bool, now: Instant) {
-        self.folder |= folder;
+    fn note(&mut self, source: bool, links: bool, now: Instant) {
+        self.source |= source;
         self.links |= links;
         self.since = Some((self.since.map_or(now, |(first, _)| first), now));
     }
@@ -111,8 +118,8 @@ pub async fn run(options: Options) -> Result<()> {
     let pin_dir = PinDir::open(&options.pin_dir, options.bpffs.as_deref())?;
     std::fs::create_dir_all(&options.state_dir)
         .with_context(|| format!("cannot create the state dir {}", options.state_dir.display()))?;
-    let mut folder = Folder::new(options.policies.clone());
-    let restored = restore(&options, &mut folder)?;
+    let mut source = Source::new(&options)?;
+    let restored = source.restore(&options)?;
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let mechanism = options.attach.unwrap_or_else(Mechanism::of_this_kernel);
     let (links, changes) = Links::connect_for(mechanism)?;
@@ -120,9 +127,9 @@ pub async fn run(options: Options) -> Result<()> {
     if options.role == Role::Floor {
         watch::relief(pin_dir.path(), sender.clone());
     }
-    let watch = watch::start(&options.policies, changes, sender)?;
+    let watch = watch::start(source.folder_path(&options), changes, sender.clone())?;
     // The folder is not read yet: this is what the last agent had in force.
-    let last_world = restored.complete.then(|| folder.world().clone());
+    let last_world = restored.complete.then(|| source.world().clone());
     let dataplane = Dataplane::load(&LoadOptions { pin_dir: Some(pin_dir.path().to_owned()) })?;
     let held = HeldMaps::open(pin_dir.path())?;
     let publisher = Publisher::start(pin_dir.path(), &options.state_dir)?;
@@ -130,7 +137,7 @@ pub async fn run(options: Options) -> Result<()> {
         attacher: Attacher::new(&pin_dir, mechanism),
         xdp_attacher: XdpAttacher::new(&pin_dir, options.xdp),
         xdp: xdp::Report::new(),
-        folder,
+        source,
         watch,
         restored,
         saved: None,
@@ -156,6 +163,8 @@ pub async fn run(options: Options) -> Result<()> {
     agent.audit()?;
     agent.view = agent.look().await?;
     agent.attacher.found(agent.links.filters(&agent.view).await?);
+    agent.source.follow(&agent.options, &sender);
+    drop(sender);
     agent.first_read()?;
     agent.reconcile();
     supervisor::ready();
@@ -165,8 +174,8 @@ pub async fn run(options: Options) -> Result<()> {
 
 struct Agent {
     options: Options,
-    folder: Folder,
-    watch: watch::FolderWatch,
+    source: Source,
+    watch: Option<watch::FolderWatch>,
     links: Links,
     dataplane: Dataplane,
     attacher: Attacher,
@@ -204,37 +213,6 @@ struct Agent {
     pin_dir: PinDir,
 }
 
-/// What became of the last good state that an agent before us left.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Restored {
-    /// All that was in force is known again.
-    complete: bool,
-    /// Why it is not, if there was one.
-    ignored: Option<String>,
-}
-
-/// Takes the last good state. Without one the folder must be readable: a mistyped path must not pass for "no policies".
-fn restore(options: &Options, folder: &mut Folder) -> Result<Restored> {
-    let problem = match LastGood::load(&options.state_dir, &options.policies) {
-        Ok(Some(last)) => match folder.restore(&last).first() {
-            None => return Ok(Restored { complete: true, ignored: None }),
-            Some(problem) => Some(format!("this build refuses a part of it: {problem}")),
-        },
-        Ok(None) => None,
-        Err(e) => Some(format!("{e:#}")),
-    };
-    if let Some(why) = &problem {
-        tracing::error!("the last good state is ignored: {why}");
-    }
-    std::fs::read_dir(&options.policies).with_context(|| {
-        format!(
-            "cannot read the policies folder {}: create it, or name another with --policies",
-            options.policies.display()
-        )
-    })?;
-    Ok(Restored { complete: false, ignored: problem })
-}
-
 impl Agent {
     async fn turn(&mut self, mut events: UnboundedReceiver<Event>) {
         let mut pending = Pending::default();
@@ -256,7 +234,7 @@ impl Agent {
                 },
             };
             match event {
-                Some(Event::FolderChanged) => pending.note(true, false, Instant::now()),
+                Some(Event::SourceChanged) => pending.note(true, false, Instant::now()),
                 Some(Event::LinkChanged) => pending.note(false, true, Instant::now()),
                 Some(Event::Tick) => {
                     pending.note(true, true, Instant::now());
@@ -288,15 +266,15 @@ impl Agent {
             }
             changed |= self.mend().await;
         }
-        if pending.folder {
+        if pending.source {
             // First the watch, then the look: what changes in between is noticed.
-            match self.watch.follow() {
+            match self.watch.as_mut().map_or(Ok(()), watch::FolderWatch::follow) {
                 Ok(()) => drop(self.trouble.remove("watch")),
                 Err(e) => self.fails("watch", &e),
             }
         }
         // A deadline passes without a notice of the folder: look at both each time.
-        changed |= self.read_folder();
+        changed |= self.read_source();
         changed |= self.standing().headline() != self.safety.shown;
         // A foreign XDP program may have come or gone.
         changed |= pending.links && self.follow_xdp();
@@ -364,6 +342,6 @@ mod tests {
             pending.note(false, true, start + Duration::from_millis(50 * step));
         }
         assert_eq!(pending.due(), Some(start + DEBOUNCE_MAX));
-        assert!(pending.folder && pending.links);
+        assert!(pending.source && pending.links);
     }
 }

@@ -62,9 +62,14 @@ impl Agent {
     /// The first look at the folder. Never a half-read one (D46): an agent that cannot have the folder for itself does
     /// not start, and what is in force stays.
     pub(super) fn first_read(&mut self) -> Result<()> {
+        if self.source.folder_path(&self.options).is_none() {
+            self.end_foreign_trial()?;
+            self.source.read();
+            return Ok(());
+        }
         if !self.options.policies.is_dir() {
             // The reader says so; `restore` has decided whether to go on without it.
-            self.folder.read();
+            self.source.read();
             return Ok(());
         }
         let locked = Locked::wait(&self.options.policies)?;
@@ -72,8 +77,21 @@ impl Agent {
         Ok(())
     }
 
-    /// Reads the folder, unless a command is at work in it: then soon again. True when something changed.
-    pub(super) fn read_folder(&mut self) -> bool {
+    /// A trial of a folder's agent that ran here before: nobody can confirm it to us.
+    fn end_foreign_trial(&mut self) -> Result<()> {
+        if self.standing().confirm_seconds.is_some() {
+            tracing::warn!("an apply on trial is undone: policies come from the Kubernetes API now");
+            self.word()?.undo()?;
+            self.forget_generation();
+        }
+        Ok(())
+    }
+
+    /// Reads what the source says. A folder: unless a command is at work in it: then soon again. True when something changed.
+    pub(super) fn read_source(&mut self) -> bool {
+        if self.source.folder_path(&self.options).is_none() {
+            return self.source.read();
+        }
         let locked = Locked::try_now(&self.options.policies);
         self.safety.busy = matches!(locked, Ok(None));
         match locked {
@@ -84,7 +102,7 @@ impl Agent {
                 false
             }
             // Gone: the reader says so, and keeps what is in force.
-            Err(_) => self.folder.read(),
+            Err(_) => self.source.read(),
         }
     }
 
@@ -99,23 +117,23 @@ impl Agent {
                 // Unknown whether the folder may come into force: it does not, unless nothing is.
                 self.fails("trial", &e);
                 self.safety.held = self.dataplane.generations().number() > 0;
-                return self.folder.read();
+                return self.source.read();
             }
         };
         if next != Next::Hold {
             self.trouble.remove("trial");
         }
         match next {
-            Next::Nothing => self.folder.read(),
+            Next::Nothing => self.source.read(),
             Next::Begin(trial) => {
-                self.folder.read();
+                self.source.read();
                 self.safety.begin = Some(trial);
                 true
             }
             Next::Hold => self.hold(was_held),
             Next::Ended { kept, words } => {
                 tracing::warn!("{words}");
-                self.folder.read();
+                self.source.read();
                 if !kept {
                     self.forget_generation();
                 }
@@ -126,7 +144,7 @@ impl Agent {
 
     /// Until the folder changes after the hold began.
     fn hold(&mut self, was_held: bool) -> bool {
-        let changed = self.folder.read();
+        let changed = self.source.read();
         if was_held && changed {
             let released = self.word().and_then(|mut word| word.undo());
             match released {

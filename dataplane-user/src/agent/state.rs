@@ -35,7 +35,11 @@ pub struct State {
     pub generation: u64,
     /// Unix seconds at which that generation began.
     pub since: u64,
+    /// Folder; `kubernetes` where the API is the source.
     pub policies: PathBuf,
+    /// Where the API is the source.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesState>,
     pub pin_dir: PathBuf,
     /// What the agent was told beside the policies.
     #[serde(default)]
@@ -173,6 +177,22 @@ pub struct EmptySelectorState {
     pub selector: String,
 }
 
+/// How the Kubernetes API is followed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct KubernetesState {
+    /// UID of the namespace `kube-system`.
+    pub cluster: Option<String>,
+    /// All was read, and nothing fails.
+    pub in_sync: bool,
+    /// Unix seconds since when what is known may be out of date.
+    pub stale_since: Option<u64>,
+    /// What was never read as a whole.
+    pub waiting: Vec<String>,
+    /// Objects by what is watched.
+    pub watches: BTreeMap<String, usize>,
+}
+
 /// An object whose file says something else now.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -188,8 +208,8 @@ pub struct KeptState {
     pub reasons: Vec<String>,
 }
 
-impl From<super::folder::Kept> for KeptState {
-    fn from(k: super::folder::Kept) -> Self {
+impl From<super::accepted::Kept> for KeptState {
+    fn from(k: super::accepted::Kept) -> Self {
         Self { object: k.object, file: k.file, accepted: k.accepted, since: k.since, reasons: k.reasons }
     }
 }
@@ -310,6 +330,7 @@ impl State {
             generation: agent.dataplane.generations().number(),
             since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             policies: agent.options.policies.clone(),
+            kubernetes: agent.source.kubernetes(),
             pin_dir: agent.options.pin_dir.clone(),
             settings: SettingsState::new(&agent.view.settings),
             netns: crate::inspect::kernel::netns_of("self").unwrap_or(0),
@@ -334,9 +355,9 @@ impl State {
             idle_policies: facts.idle_policies.iter().map(ToString::to_string).collect(),
             not_for_hosts: facts.not_for_hosts.iter().map(ToString::to_string).collect(),
             misses: facts.misses.iter().map(ToString::to_string).collect(),
-            trouble: agent.trouble.clone(),
-            problems: agent.folder.problems().iter().map(ProblemState::from).collect(),
-            kept: agent.folder.kept().into_iter().map(KeptState::from).collect(),
+            trouble: agent.trouble.clone().into_iter().chain(agent.source.troubles()).collect(),
+            problems: agent.source.problems().iter().map(ProblemState::from).collect(),
+            kept: agent.source.kept().into_iter().map(KeptState::from).collect(),
             last_good_ignored: agent.restored.ignored.clone(),
             grace: agent.graces().into_iter().map(|(device, left)| (device, now() + left)).collect(),
             adoption: agent.adopted.as_ref().map(AdoptionState::from),
@@ -490,6 +511,7 @@ pub(crate) mod tests {
             generation: 3,
             since: 0,
             policies: "/p".into(),
+            kubernetes: None,
             pin_dir: "/b".into(),
             settings: SettingsState::default(),
             netns: 0,

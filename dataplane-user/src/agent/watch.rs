@@ -29,7 +29,7 @@ impl FolderWatch {
             // Reading the folder is an access event itself: it must not wake the agent. An error means lost notices.
             let matters = event.map_or(true, |e| !matches!(e.kind, EventKind::Access(_)));
             if matters {
-                let _ = sender.send(Event::FolderChanged);
+                let _ = sender.send(Event::SourceChanged);
             }
         };
         let watcher = notify::recommended_watcher(notice).context("cannot watch files (inotify)")?;
@@ -63,13 +63,13 @@ impl FolderWatch {
     }
 }
 
-/// Starts all sources. The watch works until it is dropped.
+/// Starts all sources. `policies`: the folder, if there is one. Its watch works until it is dropped.
 pub(super) fn start(
-    policies: &Path,
+    policies: Option<&Path>,
     changes: Changes,
     sender: UnboundedSender<Event>,
-) -> Result<FolderWatch> {
-    let watch = FolderWatch::new(policies, sender.clone())?;
+) -> Result<Option<FolderWatch>> {
+    let watch = policies.map(|path| FolderWatch::new(path, sender.clone())).transpose()?;
     tokio::spawn(links(changes, sender.clone()));
     tokio::spawn(ticks(sender.clone()));
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::Answer;
 use super::settings;
+use crate::agent::source::{KUBERNETES, KubernetesOptions};
 use crate::agent::{self, Options, Role};
 use crate::loader::attach::Mechanism;
 
@@ -22,6 +23,18 @@ pub struct RunArgs {
     /// Folder of policies, host endpoints and what else they need. Default: /etc/portcullis/policies
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
+    /// Take policies from the Kubernetes API instead of a folder
+    #[arg(long, conflicts_with = "policies")]
+    kubernetes: bool,
+    /// How to reach the Kubernetes API. Default: $KUBECONFIG, ~/.kube/config, else the pod's service account
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig. Default: its current one
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Follow the cluster that answers, even if it is another one than before and holds no HostEndpoint
+    #[arg(long)]
+    accept_new_cluster: bool,
     /// Name of this node, as `spec.node` of its host endpoints has it. Default: the hostname
     #[arg(long)]
     node: Option<String>,
@@ -92,10 +105,26 @@ fn start(args: RunArgs, role: Role) -> Result<Answer> {
 fn options(args: RunArgs, role: Role) -> Result<Options> {
     let mut config = settings::load(args.config.as_deref())?;
     config.settings.grace_seconds = args.grace.unwrap_or(config.settings.grace_seconds);
+    // A folder that is named on the command line is meant, whatever the file says.
+    let kubernetes = args.kubernetes || config.kubernetes && args.policies.is_none();
+    if !kubernetes && (args.kubeconfig.is_some() || args.context.is_some() || args.accept_new_cluster) {
+        bail!(
+            "--kubeconfig, --context and --accept-new-cluster need --kubernetes, or `kubernetes: true` in the settings"
+        );
+    }
+    let policies = match kubernetes {
+        true => KUBERNETES.into(),
+        false => absolute(&args.policies.unwrap_or(config.policies))?,
+    };
     Ok(Options {
         role,
         node: args.node.or(config.node).map_or_else(hostname, Ok)?,
-        policies: absolute(&args.policies.unwrap_or(config.policies))?,
+        policies,
+        kubernetes: kubernetes.then(|| KubernetesOptions {
+            kubeconfig: args.kubeconfig.or(config.kubeconfig),
+            context: args.context,
+            accept_new_cluster: args.accept_new_cluster,
+        }),
         pin_dir: absolute(&args.pin_dir.unwrap_or(config.pin_dir))?,
         bpffs: args.bpffs.or(config.bpffs),
         state_dir: absolute(&args.state_dir.unwrap_or(config.state_dir))?,

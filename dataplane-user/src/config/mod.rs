@@ -33,6 +33,10 @@ pub struct Config {
     /// `None`: the hostname.
     pub node: Option<String>,
     pub policies: PathBuf,
+    /// Take policies from the Kubernetes API instead of the folder.
+    pub kubernetes: bool,
+    /// `None`: as `kubectl` finds it, else the service account of the pod.
+    pub kubeconfig: Option<PathBuf>,
     pub pin_dir: PathBuf,
     /// `None`: found from the pin dir.
     pub bpffs: Option<PathBuf>,
@@ -49,6 +53,8 @@ impl Default for Config {
         Self {
             node: None,
             policies: DEFAULT_POLICIES.into(),
+            kubernetes: false,
+            kubeconfig: None,
             pin_dir: default_pin_dir(),
             bpffs: None,
             state_dir: DEFAULT_STATE_DIR.into(),
@@ -109,6 +115,7 @@ fn read(ctx: &mut Context, mut fields: Fields<'_>, config: &mut Config) {
     path(ctx, "policies", &mut config.policies);
     path(ctx, "pinDir", &mut config.pin_dir);
     path(ctx, "stateDir", &mut config.state_dir);
+    config.kubeconfig = fields.get("kubeconfig").and_then(|at| absolute(ctx, &at));
     config.bpffs = fields.get("bpffs").and_then(|at| absolute(ctx, &at));
     if let Some(at) = fields.get("attach") {
         let choices = [("auto", None), ("tcx", Some(Mechanism::Tcx)), ("clsact", Some(Mechanism::Clsact))];
@@ -135,6 +142,7 @@ fn read(ctx: &mut Context, mut fields: Fields<'_>, config: &mut Config) {
             *to = found;
         }
     };
+    flag(ctx, "kubernetes", &mut config.kubernetes);
     flag(ctx, "infraTunnels", &mut settings.infra_tunnels);
     flag(ctx, "governLoopback", &mut settings.govern_loopback);
     fields.finish_with(ctx, advice);

@@ -24,13 +24,16 @@ fn nothing_said_is_the_default() {
 
 #[test]
 fn every_setting_is_taken() {
-    let text = "node: n1\npolicies: /p\npinDir: /b/x\nbpffs: /b\nstateDir: /s\nattach: clsact\nxdp: native\n\
+    let text = "node: n1\npolicies: /p\nkubernetes: true\nkubeconfig: /k\npinDir: /b/x\nbpffs: /b\nstateDir: /s\n\
+                attach: clsact\nxdp: native\n\
                 onPolicyChange: recheck\ngrace: 2m\nnodePortAddresses: [10.0.0.0/8, 10.1.2.3]\n\
                 infraTunnels: false\ngovernLoopback: true\n";
     let nets = ["10.0.0.0/8", "10.1.2.3/32"].map(|n| n.parse().unwrap()).to_vec();
     let expected = Config {
         node: Some("n1".into()),
         policies: "/p".into(),
+        kubernetes: true,
+        kubeconfig: Some("/k".into()),
         pin_dir: "/b/x".into(),
         bpffs: Some("/b".into()),
         state_dir: "/s".into(),

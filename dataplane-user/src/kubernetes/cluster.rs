@@ -30,6 +30,8 @@ struct Watch {
     live: BTreeMap<(String, String), Value>,
     /// The list that is being read.
     next: Option<BTreeMap<(String, String), Value>>,
+    /// A whole list, and what followed it, of a cluster that is not believed (yet).
+    refused: Option<BTreeMap<(String, String), Value>>,
     /// A list was whole once.
     synced: bool,
     trouble: Option<Trouble>,
@@ -65,6 +67,7 @@ impl Cluster {
         match notice.what {
             What::ListBegins => {
                 watch.next = Some(BTreeMap::new());
+                watch.refused = None;
                 false
             }
             What::Listed(object) => {
@@ -77,11 +80,23 @@ impl Cluster {
             What::Applied(object) => {
                 watch.trouble = None;
                 let Some(key) = key_of(&object) else { return false };
-                self.stranger.is_none() && watch.live.insert(key, *object.clone()).as_ref() != Some(&*object)
+                if let Some(refused) = &mut watch.refused {
+                    refused.insert(key, *object);
+                    return self.adopt_stranger();
+                }
+                if self.stranger.is_some() || watch.live.get(&key) == Some(&*object) {
+                    return false;
+                }
+                watch.live.insert(key, *object);
+                true
             }
             What::Deleted(object) => {
                 watch.trouble = None;
                 let Some(key) = key_of(&object) else { return false };
+                if let Some(refused) = &mut watch.refused {
+                    refused.remove(&key);
+                    return false;
+                }
                 self.stranger.is_none() && watch.live.remove(&key).is_some()
             }
             What::Failed(text) => {
@@ -93,40 +108,53 @@ impl Cluster {
     }
 
     fn list_ends(&mut self, key: &WatchKey, cluster: String) -> bool {
-        if self.is_foreign(&cluster) && !self.welcomes(key) {
-            self.stranger = Some(cluster);
-            return false;
-        }
-        if self.id.as_ref() != Some(&cluster) {
-            self.id = Some(cluster);
-        }
-        self.stranger = None;
+        let foreign = self.id.as_deref().is_some_and(|id| id != cluster);
         let Some(watch) = self.watches.get_mut(key) else { return false };
         let Some(next) = watch.next.take() else { return false };
-        let first = !std::mem::replace(&mut watch.synced, true);
         watch.trouble = None;
+        if foreign {
+            watch.refused = Some(next);
+            self.stranger = Some(cluster);
+            return self.adopt_stranger();
+        }
+        let first = !std::mem::replace(&mut watch.synced, true);
         let changed = watch.live != next;
         watch.live = next;
+        self.id = Some(cluster);
+        if self.stranger.take().is_some() {
+            self.watches.values_mut().for_each(|w| w.refused = None);
+        }
         self.retire();
         changed || first
     }
 
-    fn is_foreign(&self, cluster: &str) -> bool {
-        self.id.as_deref().is_some_and(|id| id != cluster)
-    }
-
     /// Another cluster is believed once it holds host endpoints of its own: an empty one is a wiped store, and would
-    /// read as "all policies deleted".
-    fn welcomes(&self, key: &WatchKey) -> bool {
-        key.kind == Kind::HostEndpoint
-            && self.watches.get(key).and_then(|w| w.next.as_ref()).is_some_and(|next| !next.is_empty())
+    /// read as "all policies deleted". Then all its lists count at once.
+    fn adopt_stranger(&mut self) -> bool {
+        let with_endpoints = |(key, watch): (&WatchKey, &Watch)| {
+            key.kind == Kind::HostEndpoint && watch.refused.as_ref().is_some_and(|list| !list.is_empty())
+        };
+        if !self.watches.iter().any(with_endpoints) {
+            return false;
+        }
+        // One that was not listed yet goes on with what it has until its list is whole: it waits.
+        for watch in self.watches.values_mut() {
+            let refused = watch.refused.take();
+            watch.synced = refused.is_some();
+            watch.live = refused.unwrap_or_else(|| std::mem::take(&mut watch.live));
+        }
+        self.id = self.stranger.take();
+        self.retire();
+        true
     }
 
     /// Drops watches that are not planned, once the kind has a planned one that is in sync.
     fn retire(&mut self) {
         let planned = by_kind(&self.planned);
         let replaced = |kind: Kind, watches: &BTreeMap<WatchKey, Watch>| {
-            planned.get(&kind).is_some_and(|keys| keys.iter().any(|key| watches.get(*key).is_some_and(|w| w.synced)))
+            planned
+                .get(&kind)
+                .is_some_and(|keys| keys.iter().any(|key| watches.get(*key).is_some_and(|w| w.synced)))
         };
         let gone: Vec<WatchKey> = self
             .watches
@@ -143,9 +171,7 @@ impl Cluster {
 
     /// Every planned watch had a whole list (D46).
     pub fn in_sync(&self) -> bool {
-        !self.planned.is_empty()
-            && self.stranger.is_none()
-            && self.planned.iter().all(|key| self.watches.get(key).is_some_and(|w| w.synced))
+        !self.planned.is_empty() && self.stranger.is_none() && self.waiting().is_empty()
     }
 
     /// Every object as a document, named by its place in the API. Of a kind with two watches (one replaces the
@@ -158,7 +184,9 @@ impl Cluster {
                 let synced = self.watches.get(**key).is_some_and(|w| w.synced);
                 (synced, self.planned.contains(**key))
             });
-            let Some(watch) = best.and_then(|key| self.watches.get(*key).map(|watch| (*key, watch))) else { continue };
+            let Some(watch) = best.and_then(|key| self.watches.get(*key).map(|watch| (*key, watch))) else {
+                continue;
+            };
             for ((namespace, name), value) in &watch.1.live {
                 let place = if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
                 documents.push(Document::new(
@@ -176,7 +204,7 @@ impl Cluster {
         self.id.as_deref()
     }
 
-    /// What is wrong, by place, for `status`.
+    /// What is wrong with the cluster or a kind, by place, for `status`.
     pub fn troubles(&self) -> BTreeMap<String, String> {
         let mut troubles = BTreeMap::new();
         if let (Some(id), Some(stranger)) = (&self.id, &self.stranger) {
@@ -184,15 +212,12 @@ impl Cluster {
                 "cluster".to_owned(),
                 format!(
                     "another cluster answers (UID {stranger} instead of {id}), without any HostEndpoint: was its store \
-                     wiped? The policies of the former one stay in force; restart the agent with \
+                     wiped? What came from the former one stays in force; restart the agent with \
                      --accept-new-cluster to follow the new one"
                 ),
             );
         }
         for (key, watch) in &self.watches {
-            if let Some(trouble) = &watch.trouble {
-                troubles.insert(format!("watch of {} {}", key.api_version, key.kind.plural()), trouble.text.clone());
-            }
             if !self.planned.contains(key) && is_calico(key.kind) && !watch.live.is_empty() {
                 troubles.insert(
                     format!("kind {}", key.kind),
@@ -207,6 +232,27 @@ impl Cluster {
         troubles
     }
 
+    /// What is wrong with single watches, by place.
+    pub fn watch_troubles(&self) -> BTreeMap<String, String> {
+        let line = |(key, watch): (&WatchKey, &Watch)| {
+            let trouble = watch.trouble.as_ref()?;
+            let goes_on = if watch.synced { "what was read before stays in force" } else { "never read yet" };
+            let text = format!("{} (since {}; {goes_on})", trouble.text, stamp(trouble.since));
+            Some((format!("watch of {} {}", key.api_version, key.kind.plural()), text))
+        };
+        self.watches.iter().filter_map(line).collect()
+    }
+
+    /// Watches that fail at the moment.
+    pub fn troubled(&self) -> Vec<WatchKey> {
+        self.watches.iter().filter(|(_, w)| w.trouble.is_some()).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// What is planned and was never read as a whole.
+    pub fn waiting(&self) -> Vec<&WatchKey> {
+        self.planned.iter().filter(|key| !self.watches.get(*key).is_some_and(|w| w.synced)).collect()
+    }
+
     /// Since when some watch fails; `None`: all is well.
     pub fn stale_since(&self) -> Option<SystemTime> {
         self.watches.values().filter_map(|w| w.trouble.as_ref().map(|t| t.since)).min()
@@ -217,6 +263,13 @@ impl Cluster {
         let name = |key: &WatchKey| format!("{} {}", key.api_version, key.kind.plural());
         self.watches.iter().map(|(key, watch)| (name(key), watch.live.len())).collect()
     }
+}
+
+/// As people and programs read a time.
+pub(super) fn stamp(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| "long ago".to_owned(), |t| t.to_string())
 }
 
 fn key_of(object: &Value) -> Option<(String, String)> {

@@ -45,14 +45,14 @@ pub async fn discover(client: &Client) -> Result<Served> {
     let groups = client.list_api_groups().await.context("the API server does not list its groups")?;
     let mut served = Served::default();
     for version in CALICO_VERSIONS {
-        let listed = groups.groups.iter().any(|group| group.versions.iter().any(|v| v.group_version == version));
+        let listed =
+            groups.groups.iter().any(|group| group.versions.iter().any(|v| v.group_version == version));
         if !listed {
             continue;
         }
-        let resources = client
-            .list_api_group_resources(version)
-            .await
-            .with_context(|| format!("the API server lists {version}, but does not serve it at the moment"))?;
+        let resources = client.list_api_group_resources(version).await.with_context(|| {
+            format!("the API server lists {version}, but does not serve it at the moment")
+        })?;
         let kinds: BTreeSet<String> =
             resources.resources.into_iter().filter(|r| !r.name.contains('/')).map(|r| r.kind).collect();
         if kinds.is_empty() {
@@ -69,6 +69,7 @@ pub async fn discover(client: &Client) -> Result<Served> {
 /// The API server does not answer, or the service account may not read that namespace.
 pub async fn cluster_id(client: &Client) -> Result<String> {
     let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> = kube::Api::all(client.clone());
-    let namespace = namespaces.get_metadata("kube-system").await.context("cannot read the namespace kube-system")?;
+    let namespace =
+        namespaces.get_metadata("kube-system").await.context("cannot read the namespace kube-system")?;
     namespace.metadata.uid.context("the namespace kube-system has no UID")
 }

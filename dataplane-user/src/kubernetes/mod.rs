@@ -1,10 +1,12 @@
 //! The Kubernetes API as a source of documents: what the cluster serves ([`discovery`]), what this node needs of it
-//! ([`plan`]), one watch for each ([`watch`]), and the state that they add up to ([`cluster`], pure). What comes out is
+//! ([`plan`]), one watch for each ([`watch`]), the task that drives them ([`follow`]), and the
+//! state that they add up to ([`cluster`], pure). What comes out is
 //! the same [`crate::resource::Document`] that files give, and nothing is ever written to Calico's objects.
 
 pub mod client;
 pub mod cluster;
 pub mod discovery;
+pub mod follow;
 pub mod plan;
 pub mod watch;
 

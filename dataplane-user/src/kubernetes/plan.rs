@@ -59,7 +59,9 @@ impl Needs {
 
 fn selects_peers(rule: &Rule) -> bool {
     let of_pods = |s: &Option<PeerSelector>| s.as_ref().is_some_and(|s| !s.global_only);
-    [&rule.source, &rule.destination].into_iter().any(|side| of_pods(&side.selector) || of_pods(&side.not_selector))
+    [&rule.source, &rule.destination]
+        .into_iter()
+        .any(|side| of_pods(&side.selector) || of_pods(&side.not_selector))
 }
 
 /// The watches for what the cluster serves and the policies need. Of a kind that two groups serve, the newer one

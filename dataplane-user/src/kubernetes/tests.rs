@@ -84,6 +84,41 @@ fn a_wiped_store_takes_nothing_away_and_is_said() {
 }
 
 #[test]
+fn lists_of_a_cluster_that_is_believed_later_count_then() {
+    let endpoints = watch(Kind::HostEndpoint, "projectcalico.org/v3");
+    let sets = watch(Kind::GlobalNetworkSet, "projectcalico.org/v3");
+    let mut cluster = Cluster::new(Some("c1".into()));
+    cluster.replan(BTreeSet::from([endpoints.clone(), sets.clone()]));
+    list(&mut cluster, &endpoints, "c1", &["a"]);
+    list(&mut cluster, &sets, "c1", &["s1"]);
+    // The new cluster's sets come before its host endpoints, which are created one by one.
+    assert!(!list(&mut cluster, &sets, "c2", &["s2"]));
+    assert!(!list(&mut cluster, &endpoints, "c2", &[]));
+    let applied =
+        |key: &WatchKey, name| Notice { watch: key.clone(), what: What::Applied(Box::new(endpoint(name))) };
+    assert!(!cluster.notice(applied(&sets, "s3"), at(0)));
+    assert_eq!(names(&cluster), ["s1", "a"]);
+    assert_eq!(cluster.id(), Some("c1"));
+    assert!(cluster.notice(applied(&endpoints, "b"), at(0)));
+    assert_eq!(names(&cluster), ["s2", "s3", "b"]);
+    assert_eq!(cluster.id(), Some("c2"));
+    assert!(cluster.in_sync());
+}
+
+#[test]
+fn the_known_cluster_that_is_back_is_followed() {
+    let key = watch(Kind::HostEndpoint, "projectcalico.org/v3");
+    let mut cluster = Cluster::new(Some("c1".into()));
+    cluster.replan(BTreeSet::from([key.clone()]));
+    list(&mut cluster, &key, "c1", &["a"]);
+    list(&mut cluster, &key, "c2", &[]);
+    assert!(!cluster.in_sync());
+    assert!(list(&mut cluster, &key, "c1", &["a", "b"]));
+    assert_eq!(names(&cluster), ["a", "b"]);
+    assert!(cluster.in_sync() && cluster.troubles().is_empty());
+}
+
+#[test]
 fn a_deleted_list_of_the_same_cluster_is_believed() {
     let key = watch(Kind::HostEndpoint, "projectcalico.org/v3");
     let mut cluster = Cluster::new(Some("c1".into()));
@@ -130,7 +165,11 @@ fn trouble_tells_since_when_and_ends() {
         cluster.notice(Notice { watch: key.clone(), what: What::Failed(text.into()) }, at(second));
     }
     assert_eq!(cluster.stale_since(), Some(at(5)));
-    assert_eq!(cluster.troubles()["watch of projectcalico.org/v3 hostendpoints"], "no route");
+    assert_eq!(
+        cluster.watch_troubles()["watch of projectcalico.org/v3 hostendpoints"],
+        "no route (since 1970-01-01T00:00:05Z; what was read before stays in force)"
+    );
+    assert_eq!(cluster.troubled(), std::slice::from_ref(&key));
     assert_eq!(names(&cluster), ["a"]);
     list(&mut cluster, &key, "c1", &["a"]);
     assert_eq!(cluster.stale_since(), None);

@@ -55,6 +55,21 @@ impl Watches {
         Ok(())
     }
 
+    /// Begins these again, with a list, if they run.
+    pub fn restart(&mut self, keys: &[WatchKey]) {
+        let planned: BTreeSet<WatchKey> = self.tasks.keys().cloned().collect();
+        for task in keys.iter().filter_map(|key| self.tasks.remove(key)) {
+            task.abort();
+        }
+        self.replan(&planned);
+    }
+
+    /// Begins all again: another cluster answers, and their place in the former one means nothing there.
+    pub fn restart_all(&mut self) {
+        let all: Vec<WatchKey> = self.tasks.keys().cloned().collect();
+        self.restart(&all);
+    }
+
     /// Ends what is not planned and starts what is missing.
     pub fn replan(&mut self, planned: &BTreeSet<WatchKey>) {
         let ended: Vec<WatchKey> = self.tasks.keys().filter(|key| !planned.contains(*key)).cloned().collect();
@@ -103,7 +118,8 @@ async fn run(
     let mut strategy = strategy;
     loop {
         let resource = resource_of(&key);
-        let mut config = watcher::Config { initial_list_strategy: strategy.clone(), ..watcher::Config::default() };
+        let mut config =
+            watcher::Config { initial_list_strategy: strategy.clone(), ..watcher::Config::default() };
         if key.scope == Scope::ThisNode {
             config = config.fields(&format!("spec.nodeName={node}"));
         }
@@ -189,7 +205,8 @@ fn explain(error: &watcher::Error, key: &WatchKey) -> String {
         _ => 0,
     };
     let remedy = match code {
-        401 => "; the credentials are refused: was the service account deleted, or did its token expire?".to_owned(),
+        401 => "; the credentials are refused: was the service account deleted, or did its token expire?"
+            .to_owned(),
         403 => format!(
             "; the agent's ClusterRole must allow get, list and watch of {} in {}",
             key.kind.plural(),

@@ -35,7 +35,7 @@ enum Text {
 }
 
 fn in_force(folder: &Folder) -> BTreeMap<String, String> {
-    folder.world().network_sets.values().map(|s| (s.name.clone(), format!("{:?}", s.nets))).collect()
+    folder.accepted.world().network_sets.values().map(|s| (s.name.clone(), format!("{:?}", s.nets))).collect()
 }
 
 /// The plain rule: a good file counts, a bad one changes nothing, one that is gone is gone.
@@ -50,7 +50,7 @@ fn look(files: &BTreeMap<u64, Text>, before: &BTreeMap<u64, u64>) -> BTreeMap<u6
 fn expected(versions: &BTreeMap<u64, u64>) -> BTreeMap<String, String> {
     let mut folder = Folder::new("/none".into());
     let documents = versions.iter().flat_map(|(o, v)| documents_from_str("f", &set(*o, *v)).0);
-    folder.replace(documents.collect(), 0);
+    folder.accepted.replace(documents.collect(), 0);
     in_force(&folder)
 }
 
@@ -122,7 +122,7 @@ fn life(seed: u64) {
         let kept: Vec<String> =
             versions.keys().filter(bad).map(|o| format!("GlobalNetworkSet/set{o}")).collect();
         assert_eq!(
-            folder.kept().into_iter().map(|k| k.object).collect::<Vec<_>>(),
+            folder.accepted.kept().into_iter().map(|k| k.object).collect::<Vec<_>>(),
             kept,
             "seed {seed}: {log:#?}"
         );
@@ -155,8 +155,8 @@ fn an_emptied_folder_is_an_order_only_if_it_is_the_same_folder() {
     assert_eq!(in_force(&folder).len(), 1);
     swap();
     assert!(folder.read());
-    assert_eq!(in_force(&folder).len(), 1, "{:?}", folder.problems());
-    assert!(folder.problems()[0].message.contains("volume not mounted"));
+    assert_eq!(in_force(&folder).len(), 1, "{:?}", folder.accepted.problems());
+    assert!(folder.accepted.problems()[0].message.contains("volume not mounted"));
     let last = folder.last_good();
     let mut next = Folder::new(path.clone());
     next.restore(&last);
@@ -174,15 +174,15 @@ fn an_emptied_folder_is_an_order_only_if_it_is_the_same_folder() {
 fn a_kept_object_says_since_when_and_why() {
     let mut folder = Folder::new("/none".into());
     let read = |text: &str| documents_from_str("f", text).0;
-    folder.replace(read(&set(1, 1)), 100);
-    assert_eq!(folder.kept(), []);
+    folder.accepted.replace(read(&set(1, 1)), 100);
+    assert_eq!(folder.accepted.kept(), []);
     let broken = set(1, 2).replace("nets", "nests");
-    folder.replace(read(&broken), 200);
-    folder.replace(read(&broken.replace("10.", "11.")), 300);
-    let kept = folder.kept();
+    folder.accepted.replace(read(&broken), 200);
+    folder.accepted.replace(read(&broken.replace("10.", "11.")), 300);
+    let kept = folder.accepted.kept();
     assert_eq!((kept[0].accepted, kept[0].since), (100, 200));
     assert!(kept[0].reasons[0].contains("nests"), "{:?}", kept[0].reasons);
-    folder.replace(read(&set(1, 1)), 400);
-    assert_eq!(folder.kept(), []);
+    folder.accepted.replace(read(&set(1, 1)), 400);
+    assert_eq!(folder.accepted.kept(), []);
     assert_eq!(folder.last_good().objects[0].accepted, 100, "the same version was accepted then");
 }

@@ -1,0 +1,191 @@
+//! The Kubernetes API as the agent's source.
+//!
+//! Before everything that is watched was read once as a whole, the last good state is what counts, or nothing (D46).
+//! After that, what is read counts at once; only while a watch is new (its kind has just begun to be served, or a rule
+//! has begun to select pods) it is waited for a little, so that no policy is in force without what it refers to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::Event;
+use super::accepted::Accepted;
+use super::lastgood::LastGood;
+use super::source::{KUBERNETES, KubernetesOptions};
+use super::state::KubernetesState;
+use crate::kubernetes::follow::{Account, Follower, View};
+use crate::kubernetes::plan::{Needs, is_calico};
+use crate::policy::Problem;
+use crate::resource::Kind;
+
+/// Longest wait for a new watch: it may never succeed, and other changes must not wait for it.
+const NEW_WATCH: Duration = Duration::from_secs(10);
+
+/// The API, and what is valid in it.
+pub(super) struct ClusterSource {
+    options: KubernetesOptions,
+    accepted: Accepted,
+    follower: Option<Follower>,
+    /// Cluster of the last good state.
+    cluster: Option<String>,
+    /// There was a last good state.
+    restored: bool,
+    /// All was read once.
+    synced: bool,
+    /// Since when a watch is new.
+    new_since: Option<Instant>,
+    /// Version of the view that was read last, and what was wrong then.
+    version: u64,
+    troubles: BTreeMap<String, String>,
+    waiting: Vec<String>,
+    /// What is known did not count at the last look.
+    held: bool,
+}
+
+impl ClusterSource {
+    pub(super) fn new(options: KubernetesOptions) -> Self {
+        Self {
+            options,
+            accepted: Accepted::default(),
+            follower: None,
+            cluster: None,
+            restored: false,
+            synced: false,
+            new_since: None,
+            version: 0,
+            troubles: BTreeMap::new(),
+            waiting: Vec::new(),
+            held: true,
+        }
+    }
+
+    pub(super) fn restore(&mut self, last: &LastGood) -> Vec<Problem> {
+        self.cluster = last.cluster.clone().filter(|_| !self.options.accept_new_cluster);
+        self.restored = true;
+        self.accepted.restore(last)
+    }
+
+    pub(super) fn follow(&mut self, node: String, sender: UnboundedSender<Event>) {
+        let account =
+            Account { kubeconfig: self.options.kubeconfig.clone(), context: self.options.context.clone() };
+        let needs = Needs::of(self.accepted.world());
+        let wake = move || {
+            // An agent that is gone needs no word.
+            let _ = sender.send(Event::SourceChanged);
+        };
+        self.follower = Some(Follower::start(account, node, self.cluster.clone(), needs, wake));
+    }
+
+    pub(super) fn read(&mut self) -> bool {
+        let Some(follower) = &self.follower else { return false };
+        let view = follower.view();
+        let mut troubles = view.troubles();
+        self.waiting = waiting(&view, &self.accepted, self.synced);
+        if !self.synced && self.restored && !self.waiting.is_empty() {
+            let text = format!("the last good state counts until this is read: {}", self.waiting.join(", "));
+            troubles.insert("first look at the cluster".into(), text);
+        }
+        let mut changed = troubles != self.troubles;
+        self.troubles = troubles;
+        if self.waiting.is_empty() && !self.synced {
+            self.synced = true;
+            changed = true;
+        }
+        if self.synced && view.version != self.version {
+            self.version = view.version;
+            changed |= self.accepted.take(view.cluster.documents());
+        }
+        let needs = Needs::of(self.accepted.world());
+        let covered = |planned: Needs| planned.all_pods || !needs.all_pods;
+        if self.synced && !view.planned_for.is_some_and(covered) {
+            self.waiting.push("pods".to_owned());
+        }
+        drop(view);
+        follower.need(needs);
+        self.new_since = match self.waiting.is_empty() {
+            true => None,
+            false => self.new_since.or_else(|| Some(Instant::now())),
+        };
+        let held = self.holds();
+        changed | (std::mem::replace(&mut self.held, held) != held)
+    }
+
+    fn holds(&self) -> bool {
+        match (self.synced, self.new_since) {
+            (false, _) => !self.restored,
+            (true, Some(since)) => since.elapsed() < NEW_WATCH,
+            (true, None) => false,
+        }
+    }
+
+    pub(super) fn holds_back(&self) -> Option<String> {
+        if !self.holds() {
+            return None;
+        }
+        let known = if self.waiting.is_empty() { "the cluster".into() } else { self.waiting.join(", ") };
+        Some(format!(
+            "not read as a whole yet, so it does not count: {known}; what is in force stays in force"
+        ))
+    }
+
+    pub(super) fn accepted(&self) -> &Accepted {
+        &self.accepted
+    }
+
+    pub(super) fn accepted_mut(&mut self) -> &mut Accepted {
+        &mut self.accepted
+    }
+
+    pub(super) fn troubles(&self) -> &BTreeMap<String, String> {
+        &self.troubles
+    }
+
+    pub(super) fn last_good(&self) -> LastGood {
+        let followed = self.follower.as_ref().and_then(|f| f.view().cluster.id().map(str::to_owned));
+        LastGood {
+            folder: KUBERNETES.into(),
+            identity: None,
+            cluster: followed.or_else(|| self.cluster.clone()),
+            objects: self.accepted.saved(),
+        }
+    }
+
+    pub(super) fn state(&self) -> KubernetesState {
+        let view = self.follower.as_ref().map(Follower::view);
+        let seconds = |t: SystemTime| t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        KubernetesState {
+            cluster: view.as_ref().and_then(|v| v.cluster.id().map(str::to_owned)),
+            in_sync: self.synced && self.waiting.is_empty() && self.troubles.is_empty(),
+            stale_since: view.as_ref().and_then(|v| v.stale_since()).map(seconds),
+            waiting: self.waiting.clone(),
+            watches: view.as_ref().map(|v| v.cluster.counts()).unwrap_or_default(),
+        }
+    }
+}
+
+/// What must be read before the view counts. Before it did: also kinds of Calico's that the last good state has objects
+/// of and that nobody serves, since this is no order to delete them.
+fn waiting(view: &View, accepted: &Accepted, synced: bool) -> Vec<String> {
+    let Some(served) = view.served() else { return vec!["the API server's list of kinds".to_owned()] };
+    let mut out: Vec<String> = view
+        .cluster
+        .waiting()
+        .into_iter()
+        .map(|key| format!("{} {}", key.api_version, key.kind.plural()))
+        .collect();
+    if !synced {
+        if !view.cluster.in_sync() && out.is_empty() {
+            out.push("the cluster that was followed before".to_owned());
+        }
+        let known: BTreeSet<Kind> =
+            accepted.objects().filter(|o| o.file.starts_with(KUBERNETES)).map(|o| o.key.kind).collect();
+        out.extend(
+            known
+                .into_iter()
+                .filter(|kind| is_calico(*kind) && served.version_of(*kind).is_none())
+                .map(|kind| format!("{} (the cluster does not serve them)", kind.plural())),
+        );
+    }
+    out
+}

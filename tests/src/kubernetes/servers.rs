@@ -1,0 +1,123 @@
+//! Where the real servers come from: the folder `KUBEBUILDER_ASSETS` (as controller tests use it), else the Go program
+//! in `tests/kubernetes`, built once into the user's cache.
+
+use std::{
+    env, fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The Kubernetes that the Go program holds, as it calls itself.
+const VERSION: &str = "v1.36.3";
+/// What its go.mod asks for.
+const GO_MINOR: u32 = 26;
+
+/// What runs which server.
+#[derive(Clone, Debug)]
+pub enum Programs {
+    /// One program for each.
+    Folder(PathBuf),
+    /// One for all: its first word says which.
+    One(PathBuf),
+}
+
+/// Why there are none: a reason to skip, not a failure.
+#[derive(Debug)]
+pub struct Missing(pub String);
+
+impl Programs {
+    /// Finds or builds them.
+    ///
+    /// # Errors
+    /// The Go program does not compile.
+    pub fn find() -> Result<Result<Self, Missing>> {
+        if let Some(folder) = env::var_os("KUBEBUILDER_ASSETS") {
+            let folder = PathBuf::from(folder);
+            for name in ["etcd", "kube-apiserver"] {
+                if !folder.join(name).is_file() {
+                    bail!("KUBEBUILDER_ASSETS is {}, and there is no {name} in it", folder.display());
+                }
+            }
+            return Ok(Ok(Self::Folder(folder)));
+        }
+        Ok(match go() {
+            Ok(go) => build(&go)?.map(Self::One),
+            Err(missing) => Err(missing),
+        })
+    }
+
+    /// The program and first words of a server.
+    pub fn words(&self, server: &str) -> Vec<String> {
+        match self {
+            Self::Folder(folder) => vec![folder.join(server).display().to_string()],
+            Self::One(program) => vec![program.display().to_string(), server.to_owned()],
+        }
+    }
+}
+
+/// `go version`'s words, of a Go that is new enough.
+fn go() -> Result<String, Missing> {
+    let hint = "for etcd and kube-apiserver install Go or set KUBEBUILDER_ASSETS";
+    let Ok(output) = Command::new("go").arg("version").output() else {
+        return Err(Missing(format!("there is no Go; {hint}")));
+    };
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let minor = text
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("go1."))
+        .and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+    match minor {
+        Some(minor) if minor >= GO_MINOR => Ok(text),
+        _ => Err(Missing(format!("Go 1.{GO_MINOR} or newer is needed, here is {text:?}; {hint}"))),
+    }
+}
+
+fn build(go: &str) -> Result<Result<PathBuf, Missing>> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes");
+    let mut hasher = DefaultHasher::new();
+    go.hash(&mut hasher);
+    for name in ["go.mod", "go.sum", "main.go"] {
+        fs::read(source.join(name)).with_context(|| format!("tests/kubernetes/{name}"))?.hash(&mut hasher);
+    }
+    let folder = cache()?.join(format!("{:016x}", hasher.finish()));
+    let program = folder.join("servers");
+    if program.is_file() {
+        return Ok(Ok(program));
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    eprintln!("building etcd and kube-apiserver, once: some minutes");
+    let command = |words: &[&str]| {
+        let mut command = Command::new("go");
+        command.args(words).current_dir(&source).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
+        command
+    };
+    let fetched = command(&["mod", "download"]).output().context("go mod download")?;
+    if !fetched.status.success() {
+        let why = String::from_utf8_lossy(&fetched.stderr).trim().to_owned();
+        return Ok(Err(Missing(format!(
+            "the Go modules of etcd and kube-apiserver cannot be fetched: {why}"
+        ))));
+    }
+    let unfinished = folder.join(format!("servers.{}", std::process::id()));
+    let flags = format!("-s -w -X k8s.io/component-base/version.gitVersion={VERSION}");
+    let built = command(&["build", "-trimpath", "-ldflags", &flags, "-o"])
+        .arg(&unfinished)
+        .arg(".")
+        .output()
+        .context("go build")?;
+    if !built.status.success() {
+        bail!("tests/kubernetes does not compile: {}", String::from_utf8_lossy(&built.stderr).trim());
+    }
+    fs::rename(&unfinished, &program)?;
+    Ok(Ok(program))
+}
+
+fn cache() -> Result<PathBuf> {
+    let base = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("portcullis/kubernetes"))
+}
