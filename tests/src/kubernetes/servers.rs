@@ -44,7 +44,7 @@ impl Programs {
             return Ok(Ok(Self::Folder(folder)));
         }
         Ok(match go() {
-            Ok(go) => build(&go)?.map(Self::One),
+            Ok((program, version)) => build(program, &version)?.map(Self::One),
             Err(missing) => Err(missing),
         })
     }
@@ -58,10 +58,14 @@ impl Programs {
     }
 }
 
-/// `go version`'s words, of a Go that is new enough.
-fn go() -> Result<String, Missing> {
+/// Where Go may be: in PATH, or where its own archive is unpacked, which root's PATH often lacks.
+const PLACES: [&str; 2] = ["go", "/usr/local/go/bin/go"];
+
+/// A Go that is new enough, and its version's words.
+fn go() -> Result<(&'static str, String), Missing> {
     let hint = "for etcd and kube-apiserver install Go or set KUBEBUILDER_ASSETS";
-    let Ok(output) = Command::new("go").arg("version").output() else {
+    let version = |place| Some((place, Command::new(place).arg("version").output().ok()?));
+    let Some((program, output)) = PLACES.into_iter().find_map(version) else {
         return Err(Missing(format!("there is no Go; {hint}")));
     };
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -70,15 +74,15 @@ fn go() -> Result<String, Missing> {
         .find_map(|word| word.strip_prefix("go1."))
         .and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
     match minor {
-        Some(minor) if minor >= GO_MINOR => Ok(text),
+        Some(minor) if minor >= GO_MINOR => Ok((program, text)),
         _ => Err(Missing(format!("Go 1.{GO_MINOR} or newer is needed, here is {text:?}; {hint}"))),
     }
 }
 
-fn build(go: &str) -> Result<Result<PathBuf, Missing>> {
+fn build(go: &str, version: &str) -> Result<Result<PathBuf, Missing>> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes");
     let mut hasher = DefaultHasher::new();
-    go.hash(&mut hasher);
+    version.hash(&mut hasher);
     for name in ["go.mod", "go.sum", "main.go"] {
         fs::read(source.join(name)).with_context(|| format!("tests/kubernetes/{name}"))?.hash(&mut hasher);
     }
@@ -90,7 +94,7 @@ fn build(go: &str) -> Result<Result<PathBuf, Missing>> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     eprintln!("building etcd and kube-apiserver, once: some minutes");
     let command = |words: &[&str]| {
-        let mut command = Command::new("go");
+        let mut command = Command::new(go);
         command.args(words).current_dir(&source).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
         command
     };

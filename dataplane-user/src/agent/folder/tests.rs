@@ -164,7 +164,7 @@ fn an_emptied_folder_is_an_order_only_if_it_is_the_same_folder() {
     assert_eq!(in_force(&next).len(), 1, "a restart knows it too");
     swap();
     next.read();
-    assert_eq!((in_force(&next).len(), next.problems().len()), (1, 0));
+    assert_eq!((in_force(&next).len(), next.accepted.problems().len()), (1, 0));
     fs::remove_file(path.join("a.yaml")).unwrap();
     next.read();
     assert_eq!(in_force(&next).len(), 0, "removed from the folder itself");
