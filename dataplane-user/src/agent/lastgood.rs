@@ -58,6 +58,15 @@ pub struct LastGood {
 impl LastGood {
     /// What an agent saved for this policies folder. `None`: there is no such file.
     pub fn load(state_dir: &Path, folder: &Path) -> Result<Option<Self>> {
+        let Some(last) = Self::read(state_dir)? else { return Ok(None) };
+        if last.folder != folder {
+            bail!("{} is of {}", state_dir.join(FILE).display(), source_name(&last.folder));
+        }
+        Ok(Some(last))
+    }
+
+    /// What an agent saved, whatever its source was. `None`: there is no such file.
+    pub fn read(state_dir: &Path) -> Result<Option<Self>> {
         let path = state_dir.join(FILE);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -68,11 +77,7 @@ impl LastGood {
         file.take(MAX_BYTES)
             .read_to_end(&mut bytes)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        let last = Self::decode(&bytes).with_context(|| path.display().to_string())?;
-        if last.folder != folder {
-            bail!("{} is of {}", path.display(), source_name(&last.folder));
-        }
-        Ok(Some(last))
+        Self::decode(&bytes).with_context(|| path.display().to_string()).map(Some)
     }
 
     /// Replaces the file as a whole; it survives a loss of power.

@@ -59,6 +59,12 @@ impl ChangeArgs {
     /// The folder, for us alone. Refused while an apply is on trial: what it goes back to could no longer be told.
     pub fn begin(&self) -> Result<Change<'_>> {
         let config = self.places.resolve()?;
+        if config.kubernetes {
+            bail!(
+                "the agent takes its policies from the Kubernetes API (`kubernetes: true` in the settings): change them \
+                 with kubectl; to change a folder, name it with --policies"
+            );
+        }
         let folder = &config.policies;
         if !folder.is_dir() {
             bail!("{} is no folder: create it, or name another with --policies", folder.display());

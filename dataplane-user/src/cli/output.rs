@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 
+use crate::agent::lastgood::{self, LastGood};
+use crate::agent::state::State;
 use crate::policy::{Problem, Severity};
 use crate::resource::{Document, documents_from_path, documents_from_str};
 
@@ -59,9 +61,13 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print_lines([serde_json::to_string_pretty(value)?])
 }
 
-/// The folder that was named, else the one that the agent watches, else where the packages put it.
+/// The folder that was named, else the one that the agent watches (what it accepted, where it follows the Kubernetes
+/// API), else where the packages put it.
 pub fn policies_of(named: Option<&Path>, state_dir: &Path) -> PathBuf {
-    let watched = || crate::agent::state::State::load(state_dir).ok().map(|s| s.policies);
+    let watched = || {
+        let state = State::load(state_dir).ok()?;
+        Some(if state.kubernetes.is_some() { state_dir.join(lastgood::FILE) } else { state.policies })
+    };
     named.map(Path::to_owned).or_else(watched).unwrap_or_else(|| crate::config::DEFAULT_POLICIES.into())
 }
 
@@ -69,6 +75,9 @@ pub fn policies_of(named: Option<&Path>, state_dir: &Path) -> PathBuf {
 pub fn read_documents(path: &Path) -> Result<Vec<Document>> {
     if path.as_os_str() != "-" {
         std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        if let (Some(folder), true) = (path.parent(), path.ends_with(lastgood::FILE)) {
+            return Ok(LastGood::read(folder)?.map(|last| last.documents()).unwrap_or_default());
+        }
         return Ok(documents_from_path(path).0);
     }
     let mut text = String::new();

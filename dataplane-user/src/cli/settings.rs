@@ -77,6 +77,7 @@ impl Places {
             policies: absolute(&self.policies, config.policies.clone())?,
             pin_dir: absolute(&self.pin_dir, config.pin_dir.clone())?,
             state_dir: absolute(&self.state_dir, config.state_dir.clone())?,
+            kubernetes: config.kubernetes && self.policies.is_none(),
             ..config
         })
     }

@@ -38,7 +38,8 @@ pub struct Verification {
     pub differences: Vec<Difference>,
 }
 
-/// Compares the generation in force with the policies folder, each object in its last good version, on the node as it
+/// Compares the generation in force with the policies folder (where the agent follows the Kubernetes API: with what it
+/// accepted from there), each object in its last good version, on the node as it
 /// is now.
 pub fn verify(state: &State, state_dir: &std::path::Path) -> Result<Verification> {
     let pinned = Pinned::new(&state.pin_dir);
@@ -51,10 +52,13 @@ pub fn verify(state: &State, state_dir: &std::path::Path) -> Result<Verification
     if let Some(last) = LastGood::load(state_dir, &state.policies).unwrap_or(None) {
         folder.restore(&last);
     }
-    folder.read();
+    if state.kubernetes.is_none() {
+        folder.read();
+    }
     enter(state)?;
     let view = view(state)?;
-    let derived = compile(&Snapshot::build(folder.world(), &view)).context("the policies do not compile")?;
+    let derived =
+        compile(&Snapshot::build(folder.accepted().world(), &view)).context("the policies do not compile")?;
     let differences = differences(&kernel, derived, state);
     let entries = generation(&kernel, state).values().map(Vec::len).sum();
     Ok(Verification { generation: kernel.settings.generation, entries, differences })
