@@ -97,10 +97,10 @@ fn lists_of_a_cluster_that_is_believed_later_count_then() {
     let applied =
         |key: &WatchKey, name| Notice { watch: key.clone(), what: What::Applied(Box::new(endpoint(name))) };
     assert!(!cluster.notice(applied(&sets, "s3"), at(0)));
-    assert_eq!(names(&cluster), ["s1", "a"]);
+    assert_eq!(names(&cluster), ["a", "s1"]);
     assert_eq!(cluster.id(), Some("c1"));
     assert!(cluster.notice(applied(&endpoints, "b"), at(0)));
-    assert_eq!(names(&cluster), ["s2", "s3", "b"]);
+    assert_eq!(names(&cluster), ["b", "s2", "s3"]);
     assert_eq!(cluster.id(), Some("c2"));
     assert!(cluster.in_sync());
 }
