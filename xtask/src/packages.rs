@@ -18,7 +18,7 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// For the namespaces.
-pub(crate) const NAMESPACE_TOOLS: [Tool; 9] = [
+pub(crate) const NAMESPACE_TOOLS: [Tool; 10] = [
     tool("mount", "mount"),
     tool("nsenter", "util-linux"),
     tool("ip", "iproute2"),
@@ -27,6 +27,7 @@ pub(crate) const NAMESPACE_TOOLS: [Tool; 9] = [
     tool("iptables-restore", "iptables"),
     tool("conntrack", "conntrack"),
     tool("curl", "curl"),
+    tool("openssl", "openssl"),
     tool("bpftool", "bpftool"),
 ];
 
