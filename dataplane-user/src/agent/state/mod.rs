@@ -1,0 +1,284 @@
+//! What the agent says about itself: a JSON file that `status` reads, replaced as a whole.
+
+mod file;
+mod parts;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Agent, devices};
+use crate::index::Snapshot;
+use crate::safety::Standing;
+pub use parts::{
+    AdoptionState, EmptySelectorState, EndpointState, KeptState, KubernetesState, ProblemState, RuleState,
+    SettingsState, TakenAwayState, XdpState, severity_name,
+};
+
+/// Version of every JSON that we print or write.
+pub const API_VERSION: &str = "portcullis.dev/v1alpha1";
+
+/// `status -o json`.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    pub api_version: String,
+    pub kind: String,
+    pub node: String,
+    /// Process of the agent that wrote this.
+    pub pid: u32,
+    /// When that process began, in ticks since the boot: a number may be used again, and a program renamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<u64>,
+    /// 0: nothing in force yet.
+    pub generation: u64,
+    /// Unix seconds at which that generation began.
+    pub since: u64,
+    /// Folder; `kubernetes` where the API is the source.
+    pub policies: PathBuf,
+    /// Where the API is the source.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesState>,
+    pub pin_dir: PathBuf,
+    /// What the agent was told beside the policies.
+    #[serde(default)]
+    pub settings: SettingsState,
+    /// Number of the network namespace that the agent governs; 0: unknown.
+    #[serde(default)]
+    pub netns: u64,
+    /// When the agent last looked: audit, suspension, an apply on trial.
+    #[serde(default)]
+    pub safety: Standing,
+    /// `tcx` or `clsact`.
+    pub attached_by: String,
+    /// Devices that carry the programs.
+    pub attached: BTreeSet<String>,
+    /// Devices with an untracked list that denies: whether it drops at XDP already (D10).
+    #[serde(default)]
+    pub xdp: BTreeMap<String, XdpState>,
+    /// Device → host endpoint.
+    pub governed: BTreeMap<String, String>,
+    /// Host devices that no host endpoint covers (D21).
+    pub unprotected: BTreeSet<String>,
+    pub workload: BTreeSet<String>,
+    /// Host endpoints of this node that bind nothing → why.
+    pub lost: BTreeMap<String, String>,
+    pub endpoints: Vec<EndpointState>,
+    pub empty_selectors: Vec<EmptySelectorState>,
+    /// Policies that select nothing that governs a device here.
+    pub idle_policies: Vec<String>,
+    /// Policies that select no host endpoint of any node (D43).
+    pub not_for_hosts: Vec<String>,
+    /// Those among them that act on nothing but host endpoints: they miss what they were written for.
+    #[serde(default)]
+    pub misses: Vec<String>,
+    /// What the agent could not do: where → why. What was in force stays.
+    pub trouble: BTreeMap<String, String>,
+    pub problems: Vec<ProblemState>,
+    /// Objects that go on in their last good version (D13).
+    #[serde(default)]
+    pub kept: Vec<KeptState>,
+    /// Why the last good state on disk could not be used, if so.
+    #[serde(default)]
+    pub last_good_ignored: Option<String>,
+    /// Device → when its grace ends, Unix seconds (D17): until then mid-flow packets are judged by policy.
+    #[serde(default)]
+    pub grace: BTreeMap<String, u64>,
+    /// The last take-over of live flows by this agent (D17).
+    #[serde(default)]
+    pub adoption: Option<AdoptionState>,
+    /// Device, or `pins` → what somebody else took from under this agent, which put it back.
+    #[serde(default)]
+    pub taken_away: BTreeMap<String, TakenAwayState>,
+    /// Rules of the generation in force.
+    pub rules: Vec<RuleState>,
+}
+
+impl State {
+    pub(super) fn new(agent: &Agent, snapshot: &Snapshot) -> Self {
+        let facts = &snapshot.facts;
+        let attached = devices::wanted(snapshot)
+            .into_iter()
+            .filter(|(_, d)| agent.attacher.has(d.ifindex))
+            .map(|(n, _)| n.clone())
+            .collect();
+        Self {
+            api_version: API_VERSION.into(),
+            kind: "Status".into(),
+            node: snapshot.node.clone(),
+            pid: std::process::id(),
+            started: file::process(std::process::id()).map(|(_, started)| started),
+            generation: agent.dataplane.generations().number(),
+            since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            policies: agent.options.policies.clone(),
+            kubernetes: agent.source.kubernetes(),
+            pin_dir: agent.options.pin_dir.clone(),
+            settings: SettingsState::new(&agent.view.settings),
+            netns: crate::inspect::kernel::netns_of("self").unwrap_or(0),
+            safety: agent.standing(),
+            attached_by: agent.attacher.mechanism().to_string(),
+            attached,
+            xdp: agent.xdp.iter().map(|(device, outcome)| (device.clone(), outcome.into())).collect(),
+            governed: facts.governed.clone(),
+            unprotected: facts.unprotected.clone(),
+            workload: facts.workload.clone(),
+            lost: facts.lost.iter().map(|l| (l.name.clone(), l.reason.to_string())).collect(),
+            endpoints: endpoints(snapshot),
+            empty_selectors: facts
+                .empty_selectors
+                .iter()
+                .map(|e| EmptySelectorState {
+                    policy: e.policy.as_ref().map_or_else(String::new, ToString::to_string),
+                    path: e.path.clone(),
+                    selector: e.text.clone(),
+                })
+                .collect(),
+            idle_policies: facts.idle_policies.iter().map(ToString::to_string).collect(),
+            not_for_hosts: facts.not_for_hosts.iter().map(ToString::to_string).collect(),
+            misses: facts.misses.iter().map(ToString::to_string).collect(),
+            trouble: agent.trouble.clone().into_iter().chain(agent.source.troubles()).collect(),
+            problems: agent.source.problems().iter().map(ProblemState::from).collect(),
+            kept: agent.source.kept().into_iter().map(KeptState::from).collect(),
+            last_good_ignored: agent.restored.ignored.clone(),
+            grace: agent.graces().into_iter().map(|(device, left)| (device, now() + left)).collect(),
+            adoption: agent.adopted.as_ref().map(AdoptionState::from),
+            taken_away: agent.taken_away.iter().map(|(place, t)| (place.clone(), t.into())).collect(),
+            rules: rules(agent),
+        }
+    }
+
+    /// The line that people, tests and scripts wait for.
+    pub fn headline(&self) -> String {
+        if self.generation == 0 {
+            return "portcullis: nothing in force yet".into();
+        }
+        let generation = self.generation;
+        let failed: Vec<&str> =
+            self.governed.keys().filter(|d| !self.attached.contains(*d)).map(String::as_str).collect();
+        let on: Vec<String> = self
+            .governed
+            .iter()
+            .filter(|(d, _)| self.attached.contains(*d))
+            .map(|(d, hep)| format!("{d} (HostEndpoint/{hep})"))
+            .collect();
+        let mut line = if on.is_empty() {
+            format!("portcullis: generation {generation} in force on no device")
+        } else {
+            format!("portcullis: generation {generation} in force on {}", on.join(", "))
+        };
+        if self.governed.is_empty() {
+            line += &format!(": no HostEndpoint binds a device of node {:?}", self.node);
+        }
+        if !failed.is_empty() {
+            line += &format!("; NOT on {}", failed.join(", "));
+        }
+        line + &self.safety.headline()
+    }
+
+    /// Seconds since the generation began.
+    pub fn age(&self) -> u64 {
+        now().saturating_sub(self.since)
+    }
+}
+
+/// Unix seconds.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+fn endpoints(snapshot: &Snapshot) -> Vec<EndpointState> {
+    snapshot
+        .endpoints
+        .iter()
+        .map(|e| EndpointState {
+            name: e.name.clone(),
+            devices: snapshot
+                .facts
+                .governed
+                .iter()
+                .filter(|(_, hep)| **hep == e.name)
+                .map(|(d, _)| d.clone())
+                .collect(),
+            lists: e
+                .lists
+                .iter()
+                .map(|(key, list)| {
+                    let policies =
+                        list.tiers.iter().flat_map(|t| &t.policies).map(|p| p.id.to_string()).collect();
+                    (format!("{:?}", key.0), policies)
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+fn rules(agent: &Agent) -> Vec<RuleState> {
+    let Some(tables) = &agent.tables else { return Vec::new() };
+    tables
+        .names
+        .rules
+        .iter()
+        .map(|r| RuleState {
+            identity: r.identity,
+            list: format!("{:?}", r.list),
+            tier: r.tier.clone(),
+            policy: r.policy.as_ref().map(ToString::to_string),
+            index: r.index,
+            action: r.action.map(|a| format!("{a:?}")),
+            staged: r.staged,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn state() -> State {
+        State {
+            api_version: API_VERSION.into(),
+            kind: "Status".into(),
+            node: "node1".into(),
+            pid: 1,
+            started: None,
+            generation: 3,
+            since: 0,
+            policies: "/p".into(),
+            kubernetes: None,
+            pin_dir: "/b".into(),
+            settings: SettingsState::default(),
+            netns: 0,
+            safety: Standing::default(),
+            attached_by: "tcx".into(),
+            attached: BTreeSet::from(["eth0".into()]),
+            xdp: BTreeMap::new(),
+            governed: BTreeMap::from([("eth0".into(), "node1-eth0".into())]),
+            unprotected: BTreeSet::new(),
+            workload: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            endpoints: Vec::new(),
+            empty_selectors: Vec::new(),
+            idle_policies: Vec::new(),
+            not_for_hosts: Vec::new(),
+            misses: Vec::new(),
+            trouble: BTreeMap::new(),
+            problems: Vec::new(),
+            kept: Vec::new(),
+            last_good_ignored: None,
+            grace: BTreeMap::new(),
+            adoption: None,
+            taken_away: BTreeMap::new(),
+            rules: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_headline_never_claims_a_device_that_is_not_attached() {
+        let mut state = state();
+        assert_eq!(state.headline(), "portcullis: generation 3 in force on eth0 (HostEndpoint/node1-eth0)");
+        state.attached.clear();
+        assert_eq!(state.headline(), "portcullis: generation 3 in force on no device; NOT on eth0");
+    }
+}
