@@ -117,5 +117,11 @@ pub fn files() -> Result<Vec<(PathBuf, String)>> {
     let man = man_pages()?.into_iter().map(|(name, text)| (Path::new("docs/man").join(name), text));
     let page = (PathBuf::from("docs/reference/cli.md"), reference_page());
     let codes = (PathBuf::from("docs/reference/exit-codes.md"), exit_codes_page());
-    Ok([page, codes].into_iter().chain(man).collect())
+    let mut files: Vec<(PathBuf, String)> = [page, codes].into_iter().chain(man).collect();
+    #[cfg(feature = "kubernetes")]
+    {
+        use crate::kubernetes::report::crd;
+        files.push((crd::CRD_FILE.into(), crd::manifest()?));
+    }
+    Ok(files)
 }

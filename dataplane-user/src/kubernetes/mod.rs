@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod discovery;
 pub mod follow;
 pub mod plan;
+pub mod report;
 pub mod watch;
 
 #[cfg(test)]
