@@ -29,55 +29,15 @@ use super::limits::{
     derive = "PartialEq",
     doc = "What one node enforces, written by its agent. A report that is older than ten minutes (status.reportedAt) \
            is of an agent that is gone or cannot reach the API server; what was in force then stays in force.",
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
-    ),
-    printcolumn(
-        name = "Programmed",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Programmed")].status"#
-    ),
-    printcolumn(
-        name = "Degraded",
-        type_ = "string",
-        description = "The worst that is wrong, or AsAsked",
-        json_path = r#".status.conditions[?(@.type=="Degraded")].reason"#
-    ),
-    printcolumn(
-        name = "Generation",
-        type_ = "integer",
-        description = "Number of the generation in force on the node",
-        json_path = ".status.generation.number"
-    ),
-    printcolumn(
-        name = "Policies",
-        type_ = "integer",
-        description = "Policies that act on a device of the node",
-        json_path = ".status.counts.active"
-    ),
-    printcolumn(
-        name = "Refused",
-        type_ = "integer",
-        description = "Objects that the agent refused: rejected, or kept in an older version",
-        json_path = ".status.counts.refused"
-    ),
-    printcolumn(
-        name = "Unprotected",
-        type_ = "integer",
-        description = "Devices that no HostEndpoint covers",
-        json_path = ".status.counts.unprotected",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Reported",
-        type_ = "date",
-        description = "When the agent last wrote; older than ten minutes: it is gone",
-        json_path = ".status.reportedAt",
-        priority = 1
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name": "Programmed", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Programmed\")].status"}"#,
+    printcolumn = r#"{"name": "Degraded", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Degraded\")].reason", "description": "The worst that is wrong, or AsAsked"}"#,
+    printcolumn = r#"{"name": "Generation", "type": "integer", "jsonPath": ".status.generation.number", "description": "Number of the generation in force on the node"}"#,
+    printcolumn = r#"{"name": "Policies", "type": "integer", "jsonPath": ".status.counts.active", "description": "Policies that act on a device of the node"}"#,
+    printcolumn = r#"{"name": "Refused", "type": "integer", "jsonPath": ".status.counts.refused", "description": "Objects that the agent refused: rejected, or kept in an older version"}"#,
+    printcolumn = r#"{"name": "Unprotected", "type": "integer", "jsonPath": ".status.counts.unprotected", "description": "Devices that no HostEndpoint covers", "priority": 1}"#,
+    printcolumn = r#"{"name": "Reported", "type": "date", "jsonPath": ".status.reportedAt", "description": "When the agent last wrote; older than ten minutes: it is gone", "priority": 1}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 pub struct Fields {}
 
