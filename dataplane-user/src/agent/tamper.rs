@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::Agent;
 use crate::loader::attach::HOOKS;
@@ -68,7 +68,8 @@ impl Agent {
 
     fn pin_again(&mut self) -> Result<usize> {
         let renewed = self.pin_dir.mend(self.options.bpffs.as_deref())?;
-        let count = self.held.pin_again()? + self.attacher.pin_again()?;
+        let slots = self.dataplane.generations().pin_again().context("cannot pin the generations again")?;
+        let count = self.held.pin_again()? + slots + self.attacher.pin_again()?;
         Ok(count.max(usize::from(renewed)))
     }
 

@@ -10,6 +10,7 @@ use super::settings;
 use crate::agent::source::{KUBERNETES, KubernetesOptions};
 use crate::agent::{self, Options, Role};
 use crate::loader::attach::Mechanism;
+use crate::loader::capabilities;
 
 pub use crate::config::DEFAULT_STATE_DIR;
 
@@ -97,7 +98,7 @@ fn start(args: RunArgs, role: Role) -> Result<Answer> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(agent::run(options))?;
+    runtime.block_on(agent::run(options)).map_err(capabilities::named)?;
     Ok(Answer::Yes)
 }
 

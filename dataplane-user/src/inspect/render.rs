@@ -20,7 +20,7 @@ use super::kernel::device_name;
 use super::rules::AllHits;
 use crate::agent::state::State;
 use crate::compile::{Prefix, Tables};
-use crate::maps::Pinned;
+use crate::maps::{Pinned, SLICED};
 use crate::observe::names::LIST_KINDS;
 use crate::observe::record::protocol_name;
 
@@ -59,21 +59,6 @@ fn word(value: &Value) -> String {
 pub fn is_sliced(map: &str) -> bool {
     SLICED.contains(&map)
 }
-
-const SLICED: [&str; 12] = [
-    names::MAP_SETTINGS,
-    names::MAP_DEVICES,
-    names::MAP_ENDPOINTS,
-    names::MAP_LISTS,
-    names::MAP_RULES,
-    names::MAP_ROWS,
-    names::MAP_ADDR_CLASS,
-    names::MAP_PORT_CLASS,
-    names::MAP_OWN_ADDRS,
-    names::MAP_FRONTENDS,
-    names::MAP_FAILSAFES,
-    names::MAP_INFRA,
-];
 
 /// Entries of a pinned map; of the generation in `slot` where there is one for each.
 pub fn entries(pinned: &Pinned, map: &str, slot: Option<u32>, state: &State) -> Result<Vec<Entry>> {

@@ -13,11 +13,12 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 use dataplane_common::abi::Hook;
 use dataplane_common::names;
-use nix::net::if_::if_indextoname;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use super::clsact::{attach_clsact, detach_clsact};
 use super::hold::HeldLinks;
 use super::pins::{PinDir, is_bpffs, pin_path, pins, remove_if_there};
+use crate::sys::tcx_programs;
 
 /// Both hooks.
 pub const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
@@ -261,6 +262,8 @@ fn name_now(ifindex: u32) -> Option<String> {
 
 /// Whether this very program is in the chain of links of the device, in this network namespace.
 pub(super) fn runs_by_link(program: u32, hook: Hook, device: &str) -> Result<bool> {
-    let (_, chain) = SchedClassifier::query_tcx(device, attach_type(hook))?;
-    Ok(chain.iter().any(|p| p.id() == program))
+    let ifindex = if_nametoindex(device).with_context(|| format!("device {device}"))?;
+    let chain = tcx_programs(ifindex, hook)
+        .with_context(|| format!("cannot ask what runs at {} of {device}", hook.name()))?;
+    Ok(chain.contains(&program))
 }

@@ -13,12 +13,13 @@ use std::path::Path;
 use super::attach::{attach_type, program_name};
 use super::pins::{pins, xdp_pins};
 use super::xdp;
+use crate::sys::tcx_programs;
 
 /// A program or filter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Place {
-    /// Name of the program; for a filter without one its kind (`flower`).
+    /// Name of the program; `program NUMBER` where it is another's and this process lacks CAP_SYS_ADMIN; for a filter without one its kind (`flower`).
     pub name: String,
     /// Number of the program; absent for filters that run none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,12 +63,19 @@ pub async fn chain(
 ) -> Result<Vec<Place>> {
     let mut places = Vec::new();
     // Before 6.6 there is no TCX, and asking for it is an error: nothing is there then.
-    if let Ok((_, programs)) = SchedClassifier::query_tcx(device, attach_type(hook)) {
-        places.extend(programs.iter().map(|p| Place {
-            name: p.name_as_str().unwrap_or("?").to_owned(),
-            program: Some(p.id()),
+    if let Ok(programs) = tcx_programs(ifindex, hook) {
+        // Names of programs that are not ours take CAP_SYS_ADMIN.
+        let named =
+            SchedClassifier::query_tcx(device, attach_type(hook)).map_or_else(|_| Vec::new(), |(_, all)| all);
+        let name = |id| named.iter().find(|p| p.id() == id).and_then(|p| p.name_as_str().map(str::to_owned));
+        places.extend(programs.into_iter().map(|id| Place {
+            name: match own.contains(&id) {
+                true => program_name(hook).to_owned(),
+                false => name(id).unwrap_or_else(|| format!("program {id}")),
+            },
+            program: Some(id),
             by: "tcx".to_owned(),
-            ours: own.contains(&p.id()),
+            ours: own.contains(&id),
         }));
     }
     let request = handle.traffic_filter(i32::try_from(ifindex).unwrap_or(0)).get();

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use aya::programs::SchedClassifier;
 use aya::programs::links::{FdLink, PinnedLink};
 
-use super::attach::{HOOKS, attach_type};
+use super::attach::HOOKS;
 use super::clsact::detach_clsact;
 use super::pins::{LINKS, lock_dir, pins, remove_if_there, xdp_pins};
 use super::xdp;
+use crate::sys::tcx_programs;
 
 /// How long the kernel may take to release a link.
 const DETACH_PATIENCE: Duration = Duration::from_secs(3);
@@ -82,8 +83,8 @@ fn wait_until_gone(devices: &[String], programs: &BTreeSet<u32>) -> Result<()> {
         });
         early
             || HOOKS.into_iter().any(|hook| {
-                let chain = SchedClassifier::query_tcx(device, attach_type(hook));
-                chain.is_ok_and(|(_, chain)| chain.iter().any(|p| programs.contains(&p.id())))
+                let chain = number.map_err(io::Error::from).and_then(|n| tcx_programs(n, hook));
+                chain.is_ok_and(|chain| chain.iter().any(|p| programs.contains(p)))
             })
     };
     while let Some(device) = devices.iter().find(carries).filter(|_| !programs.is_empty()) {

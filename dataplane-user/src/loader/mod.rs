@@ -1,6 +1,7 @@
 //! The kernel side in the agent's hands: programs and maps of one loaded object.
 
 pub mod attach;
+pub mod capabilities;
 pub mod chain;
 mod clsact;
 pub mod detach;
@@ -55,7 +56,7 @@ impl Error {
     fn object(pin_dir: Option<&Path>, source: EbpfError) -> Self {
         let text = format!("{source:?}");
         let remedy = if text.contains("PermissionDenied") || text.contains("code: 1,") {
-            "Run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN.".to_owned()
+            "Run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.".to_owned()
         } else if let (Some(dir), true) = (pin_dir, text.contains("PinError")) {
             format!("Is {} in a bpffs? Mount one: mount -t bpf bpf /sys/fs/bpf", dir.display())
         } else {
@@ -84,8 +85,9 @@ impl Dataplane {
             program.load().map_err(|source| Error::Program { name, source: Box::new(source) })?;
         }
         let state = State::take(&mut ebpf, options.pin_dir.as_deref().map(object::policy_pins))?;
-        let templates = maps::Templates::read(object::OBJECT, &ebpf)?;
-        let mut generations = Generations::take(&mut ebpf, templates)?;
+        let templates = maps::Templates::read(object::OBJECT)?;
+        let policies = options.pin_dir.as_deref().map(object::policy_pins);
+        let mut generations = Generations::take(&mut ebpf, templates, policies)?;
         generations.reread(&state)?;
         Ok(Self { ebpf, generations, state, fresh_flows })
     }

@@ -30,7 +30,7 @@ impl Error {
     pub fn map(map: &'static str, action: &'static str, source: MapError) -> Self {
         let text = format!("{source:?}");
         let remedy = if text.contains("PermissionDenied") || text.contains("Operation not permitted") {
-            "Run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN."
+            "Run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON."
         } else if text.contains("OutOfMemory") || text.contains("Cannot allocate") {
             "The kernel has no memory for this generation; free memory or use fewer rules."
         } else {

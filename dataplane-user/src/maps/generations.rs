@@ -1,6 +1,8 @@
 //! Slots of the outer maps, and the flip (D23).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -13,12 +15,29 @@ use dataplane_common::abi::{
 use dataplane_common::limits::GENERATION_SLOTS;
 use dataplane_common::names;
 
+use super::slots::Slots;
 use super::{Error, State, Templates, inner};
 use crate::compile::Tables;
 
-pub(super) type ArraySlots<V> = ArrayOfMaps<MapData, Array<MapData, V>>;
-pub(super) type TrieSlots<K> = ArrayOfMaps<MapData, LpmTrie<MapData, K, u32>>;
-pub(super) type HashSlots<K, V> = ArrayOfMaps<MapData, HashMap<MapData, K, V>>;
+type ArraySlots<V> = ArrayOfMaps<MapData, Array<MapData, V>>;
+type TrieSlots<K> = ArrayOfMaps<MapData, LpmTrie<MapData, K, u32>>;
+type HashSlots<K, V> = ArrayOfMaps<MapData, HashMap<MapData, K, V>>;
+
+/// Maps with a slot for each generation.
+pub const SLICED: [&str; 12] = [
+    names::MAP_SETTINGS,
+    names::MAP_DEVICES,
+    names::MAP_ENDPOINTS,
+    names::MAP_LISTS,
+    names::MAP_RULES,
+    names::MAP_ROWS,
+    names::MAP_ADDR_CLASS,
+    names::MAP_PORT_CLASS,
+    names::MAP_OWN_ADDRS,
+    names::MAP_FRONTENDS,
+    names::MAP_FAILSAFES,
+    names::MAP_INFRA,
+];
 
 /// Where maps come from: the object that was just loaded, or the pins of one that runs.
 pub trait Source {
@@ -46,6 +65,7 @@ pub struct Generation {
 /// The outer maps.
 pub struct Generations {
     templates: Templates,
+    slots: Slots,
     settings: ArraySlots<Settings>,
     devices: HashSlots<u32, DeviceEntry>,
     endpoints: ArraySlots<EndpointEntry>,
@@ -75,9 +95,11 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
 
 impl Generations {
     /// Takes the outer maps out of the loaded object. [`Self::reread`] tells what an agent before left in them.
-    pub fn take(ebpf: &mut Ebpf, templates: Templates) -> Result<Self, Error> {
+    /// `policies`: the folder of their pins, if they are pinned.
+    pub fn take(ebpf: &mut Ebpf, templates: Templates, policies: Option<PathBuf>) -> Result<Self, Error> {
         Ok(Self {
             templates,
+            slots: Slots::take(policies, &SLICED, GENERATION_SLOTS),
             settings: take(ebpf, names::MAP_SETTINGS)?,
             devices: take(ebpf, names::MAP_DEVICES)?,
             endpoints: take(ebpf, names::MAP_ENDPOINTS)?,
@@ -104,13 +126,19 @@ impl Generations {
         let (in_force, _) = control.in_force(state.now_ns(&control));
         let Some(slot) = in_force.checked_sub(1) else { return Ok(()) };
         self.number = self.number.max(self.number_of(slot)?);
-        let devices = self.devices.get(&slot, 0).map_err(|e| Error::map(names::MAP_DEVICES, "open", e))?;
+        let devices = match self.slots.open(names::MAP_DEVICES, slot)? {
+            Some(devices) => devices,
+            None => self.devices.get(&slot, 0).map_err(|e| Error::map(names::MAP_DEVICES, "open", e))?,
+        };
         let read: Result<_, _> = devices.iter().collect();
         self.current = read.map_err(|e| Error::map(names::MAP_DEVICES, "read", e))?;
         Ok(())
     }
     fn number_of(&self, slot: u32) -> Result<u64, Error> {
-        let settings = self.settings.get(&slot, 0).map_err(|e| Error::map(names::MAP_SETTINGS, "open", e))?;
+        let settings: Array<_, Settings> = match self.slots.open(names::MAP_SETTINGS, slot)? {
+            Some(settings) => settings,
+            None => self.settings.get(&slot, 0).map_err(|e| Error::map(names::MAP_SETTINGS, "open", e))?,
+        };
         Ok(settings.get(&0, 0).map_err(|e| Error::map(names::MAP_SETTINGS, "read", e))?.generation)
     }
     /// Writes the tables into a free slot, verifies them, and makes them the generation in force. On any error
@@ -144,81 +172,57 @@ impl Generations {
         settings: &Settings,
         devices: &BTreeMap<u32, DeviceEntry>,
     ) -> Result<(), Error> {
+        let fresh = &self.templates.for_slot(slot, &self.slots);
         put(
             &mut self.settings,
             names::MAP_SETTINGS,
             slot,
-            inner::array(&self.templates, names::MAP_SETTINGS, &[*settings], &Settings::default())?,
+            inner::array(fresh, names::MAP_SETTINGS, &[*settings], &Settings::default())?,
         )?;
-        put(
-            &mut self.devices,
-            names::MAP_DEVICES,
-            slot,
-            inner::hash(&self.templates, names::MAP_DEVICES, devices)?,
-        )?;
+        put(&mut self.devices, names::MAP_DEVICES, slot, inner::hash(fresh, names::MAP_DEVICES, devices)?)?;
         let map = names::MAP_ENDPOINTS;
         put(
             &mut self.endpoints,
             map,
             slot,
-            inner::array(&self.templates, map, &tables.endpoints, &EndpointEntry::default())?,
+            inner::array(fresh, map, &tables.endpoints, &EndpointEntry::default())?,
         )?;
         let map = names::MAP_LISTS;
-        put(
-            &mut self.lists,
-            map,
-            slot,
-            inner::array(&self.templates, map, &tables.lists, &ListEntry::default())?,
-        )?;
+        put(&mut self.lists, map, slot, inner::array(fresh, map, &tables.lists, &ListEntry::default())?)?;
         let map = names::MAP_RULES;
-        put(
-            &mut self.rules,
-            map,
-            slot,
-            inner::array(&self.templates, map, &tables.rules, &RuleEntry::default())?,
-        )?;
-        put(
-            &mut self.rows,
-            names::MAP_ROWS,
-            slot,
-            inner::array(&self.templates, names::MAP_ROWS, &tables.rows, &0)?,
-        )?;
+        put(&mut self.rules, map, slot, inner::array(fresh, map, &tables.rules, &RuleEntry::default())?)?;
+        put(&mut self.rows, names::MAP_ROWS, slot, inner::array(fresh, names::MAP_ROWS, &tables.rows, &0)?)?;
         put(
             &mut self.addr_class,
             names::MAP_ADDR_CLASS,
             slot,
-            inner::trie(&self.templates, names::MAP_ADDR_CLASS, &tables.addr_class)?,
+            inner::trie(fresh, names::MAP_ADDR_CLASS, &tables.addr_class)?,
         )?;
         put(
             &mut self.port_class,
             names::MAP_PORT_CLASS,
             slot,
-            inner::trie(&self.templates, names::MAP_PORT_CLASS, &tables.port_class)?,
+            inner::trie(fresh, names::MAP_PORT_CLASS, &tables.port_class)?,
         )?;
         put(
             &mut self.own_addrs,
             names::MAP_OWN_ADDRS,
             slot,
-            inner::trie(&self.templates, names::MAP_OWN_ADDRS, &tables.own_addrs)?,
+            inner::trie(fresh, names::MAP_OWN_ADDRS, &tables.own_addrs)?,
         )?;
         put(
             &mut self.frontends,
             names::MAP_FRONTENDS,
             slot,
-            inner::trie(&self.templates, names::MAP_FRONTENDS, &tables.frontends)?,
+            inner::trie(fresh, names::MAP_FRONTENDS, &tables.frontends)?,
         )?;
         put(
             &mut self.failsafes,
             names::MAP_FAILSAFES,
             slot,
-            inner::trie(&self.templates, names::MAP_FAILSAFES, &tables.failsafes)?,
+            inner::trie(fresh, names::MAP_FAILSAFES, &tables.failsafes)?,
         )?;
-        put(
-            &mut self.infra,
-            names::MAP_INFRA,
-            slot,
-            inner::trie(&self.templates, names::MAP_INFRA, &tables.infra)?,
-        )
+        put(&mut self.infra, names::MAP_INFRA, slot, inner::trie(fresh, names::MAP_INFRA, &tables.infra)?)
     }
     /// D17: a device that was known and becomes governed gets its grace; a running one goes on. A node's very
     /// first generation begins none here: adoption decides that, for the whole node (`Control::grace_until_ns`).
@@ -240,7 +244,7 @@ impl Generations {
     /// is done. Failing here costs memory, nothing else.
     pub fn free_retired(&mut self, control: &Control) {
         for slot in (0..GENERATION_SLOTS).filter(|s| *s + 1 != control.active && *s + 1 != control.fallback) {
-            if self.settings.get(&slot, 0).is_err() {
+            if !self.slots.has(names::MAP_SETTINGS, slot) {
                 continue; // Never used.
             }
             let empty = Tables::default();
@@ -248,6 +252,10 @@ impl Generations {
                 tracing::warn!(slot, %error, "cannot free an old generation");
             }
         }
+    }
+    /// Pins inner maps again whose pins are gone. Says how many.
+    pub fn pin_again(&self) -> io::Result<usize> {
+        self.slots.pin_again()
     }
     /// Governed devices, and until when their grace runs (kernel clock, ns).
     pub fn devices(&self) -> &BTreeMap<u32, DeviceEntry> {

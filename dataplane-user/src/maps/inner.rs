@@ -8,18 +8,18 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError};
 
 use super::Error;
 use super::patience::patiently;
-use super::template::{Templates, typed};
+use super::template::{Fresh, typed};
 use crate::compile::Prefix;
 
 /// An array of these values; one zero entry when there are none, because the kernel knows no empty array.
 pub fn array<V: Pod + PartialEq>(
-    templates: &Templates,
+    fresh: &Fresh<'_>,
     map: &'static str,
     values: &[V],
     zero: &V,
 ) -> Result<Array<MapData, V>, Error> {
     let length = values.len().max(1) as u32;
-    let mut inner: Array<_, V> = typed(map, Map::Array(templates.create(map, length)?))?;
+    let mut inner: Array<_, V> = typed(map, Map::Array(fresh.create(map, length)?))?;
     // The kernel hands out zeroed memory, so zeroes need no call.
     for (index, value) in values.iter().enumerate().filter(|(_, v)| *v != zero) {
         inner.set(index as u32, value, 0).map_err(|e| Error::map(map, "fill", e))?;
@@ -35,7 +35,7 @@ pub fn array<V: Pod + PartialEq>(
 
 /// A trie of these prefixes.
 pub fn trie<K>(
-    templates: &Templates,
+    fresh: &Fresh<'_>,
     map: &'static str,
     entries: &BTreeMap<Prefix<K>, u32>,
 ) -> Result<LpmTrie<MapData, K, u32>, Error>
@@ -43,7 +43,7 @@ where
     K: Pod + Ord + std::fmt::Debug,
 {
     let room = entries.len().max(1) as u32;
-    let mut inner: LpmTrie<_, K, u32> = typed(map, Map::LpmTrie(templates.create(map, room)?))?;
+    let mut inner: LpmTrie<_, K, u32> = typed(map, Map::LpmTrie(fresh.create(map, room)?))?;
     for (prefix, value) in entries {
         patiently(|| inner.insert(&Key::new(prefix.len, prefix.key), value, 0))
             .map_err(|e| Error::map(map, "fill", e))?;
@@ -63,7 +63,7 @@ where
 
 /// A hash of these entries.
 pub fn hash<K, V>(
-    templates: &Templates,
+    fresh: &Fresh<'_>,
     map: &'static str,
     entries: &BTreeMap<K, V>,
 ) -> Result<HashMap<MapData, K, V>, Error>
@@ -72,7 +72,7 @@ where
     V: Pod + PartialEq,
 {
     let room = entries.len().max(1) as u32;
-    let mut inner: HashMap<_, K, V> = typed(map, Map::HashMap(templates.create(map, room)?))?;
+    let mut inner: HashMap<_, K, V> = typed(map, Map::HashMap(fresh.create(map, room)?))?;
     for (key, value) in entries {
         patiently(|| inner.insert(key, value, 0)).map_err(|e| Error::map(map, "fill", e))?;
     }

@@ -9,11 +9,12 @@ pub mod generations;
 pub mod inner;
 mod patience;
 pub mod pinned;
+mod slots;
 pub mod state;
 mod template;
 
 pub use error::Error;
-pub use generations::{Generation, Generations};
+pub use generations::{Generation, Generations, SLICED};
 pub use pinned::Pinned;
 pub use state::{FlowCounts, State};
 pub use template::Templates;

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aya::Pod;
-use aya::maps::{Array, Map, MapData, MapError};
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use dataplane_common::abi::{Control, RuleEntry, Settings};
 use dataplane_common::limits::GENERATION_SLOTS;
 use dataplane_common::names;
 
-use super::generations::{ArraySlots, HashSlots, Source, TrieSlots, take};
+use super::generations::{Source, take};
+use super::slots::pin_path;
 use super::state::monotonic_ns;
+use super::template::typed;
 use super::{Error, State};
 use crate::compile::{Prefix, Tables};
 use crate::loader::object::{flow_pins, policy_pins};
@@ -54,8 +57,8 @@ impl Pinned {
     }
     /// Settings of a slot; `None`: the slot holds no generation.
     pub fn settings(&self, slot: u32) -> Result<Option<Settings>, Error> {
-        let outer: ArraySlots<Settings> = take(&mut self.clone(), names::MAP_SETTINGS)?;
-        let Some(inner) = present(names::MAP_SETTINGS, outer.get(&slot, 0))? else { return Ok(None) };
+        let found: Option<Array<MapData, Settings>> = self.open(names::MAP_SETTINGS, slot)?;
+        let Some(inner) = found else { return Ok(None) };
         inner.get(&0, 0).map(Some).map_err(|e| Error::map(names::MAP_SETTINGS, "read", e))
     }
     /// The slot that holds generation `number`, active or not.
@@ -69,8 +72,8 @@ impl Pinned {
     }
     /// One rule of a slot by its position.
     pub fn rule(&self, slot: u32, position: u32) -> Result<Option<RuleEntry>, Error> {
-        let outer: ArraySlots<RuleEntry> = take(&mut self.clone(), names::MAP_RULES)?;
-        let Some(inner) = present(names::MAP_RULES, outer.get(&slot, 0))? else { return Ok(None) };
+        let found: Option<Array<MapData, RuleEntry>> = self.open(names::MAP_RULES, slot)?;
+        let Some(inner) = found else { return Ok(None) };
         if position >= inner.len() {
             return Ok(None);
         }
@@ -96,22 +99,36 @@ impl Pinned {
     }
     /// The inner map of a slot, untyped; `None`: empty slot.
     pub fn inner(&self, outer: &'static str, slot: u32) -> Result<Option<MapData>, Error> {
-        let map: aya::maps::ArrayOfMaps<MapData, MapData> = take(&mut self.clone(), outer)?;
-        present(outer, map.get(&slot, 0))
+        match MapData::from_pin(pin_path(&self.folders[0], outer, slot)) {
+            Ok(map) => Ok(Some(map)),
+            // An agent that pinned no slots, or somebody removed them: by its number, which takes CAP_SYS_ADMIN.
+            Err(_) => {
+                let map: aya::maps::ArrayOfMaps<MapData, MapData> = take(&mut self.clone(), outer)?;
+                present(outer, map.get(&slot, 0))
+            }
+        }
+    }
+    fn open<T>(&self, outer: &'static str, slot: u32) -> Result<Option<T>, Error>
+    where
+        T: TryFrom<Map, Error = MapError>,
+    {
+        let Some(data) = self.inner(outer, slot)? else { return Ok(None) };
+        let map = Map::from_map_data(data).map_err(|e| Error::map(outer, "open", e))?;
+        typed(outer, map).map(Some)
     }
     fn array<V: Pod>(&self, map: &'static str, slot: u32) -> Result<Vec<V>, Error> {
-        let outer: ArraySlots<V> = take(&mut self.clone(), map)?;
-        let Some(inner) = present(map, outer.get(&slot, 0))? else { return Ok(Vec::new()) };
+        let found: Option<Array<MapData, V>> = self.open(map, slot)?;
+        let Some(inner) = found else { return Ok(Vec::new()) };
         inner.iter().collect::<Result<_, _>>().map_err(|e| Error::map(map, "read", e))
     }
     fn hash<V: Pod>(&self, map: &'static str, slot: u32) -> Result<BTreeMap<u32, V>, Error> {
-        let outer: HashSlots<u32, V> = take(&mut self.clone(), map)?;
-        let Some(inner) = present(map, outer.get(&slot, 0))? else { return Ok(BTreeMap::new()) };
+        let found: Option<HashMap<MapData, u32, V>> = self.open(map, slot)?;
+        let Some(inner) = found else { return Ok(BTreeMap::new()) };
         inner.iter().collect::<Result<_, _>>().map_err(|e| Error::map(map, "read", e))
     }
     fn trie<K: Pod + Ord>(&self, map: &'static str, slot: u32) -> Result<BTreeMap<Prefix<K>, u32>, Error> {
-        let outer: TrieSlots<K> = take(&mut self.clone(), map)?;
-        let Some(inner) = present(map, outer.get(&slot, 0))? else { return Ok(BTreeMap::new()) };
+        let found: Option<LpmTrie<MapData, K, u32>> = self.open(map, slot)?;
+        let Some(inner) = found else { return Ok(BTreeMap::new()) };
         inner
             .iter()
             .map(|entry| entry.map(|(key, value)| (Prefix { key: key.data(), len: key.prefix_len() }, value)))
