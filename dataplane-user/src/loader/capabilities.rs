@@ -36,13 +36,25 @@ const NEEDED: [Needed; 3] = [
     },
 ];
 
-/// The error, with the capabilities that this process lacks in front where there are any.
+/// The error, with the capabilities that this process lacks in front where there are any; else with a word about the
+/// seccomp filter, where the kernel refused something and there is one.
 pub fn named(error: anyhow::Error) -> anyhow::Error {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    match lacks(&status) {
+    match lacks(&status).or_else(|| filtered(&status, &format!("{error:#}"))) {
         Some(text) => error.context(text),
         None => error,
     }
+}
+
+/// A filter refuses with the same number as the kernel does.
+fn filtered(status: &str, error: &str) -> Option<String> {
+    let filter = status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"]));
+    (filter && error.contains("Operation not permitted")).then(|| {
+        "every capability is there, but a seccomp filter is on this process and may refuse bpf(2), as the default \
+         profiles of some container runtimes do: set `seccompProfile.type: Unconfined`, or use a runtime that allows \
+         it with CAP_BPF"
+            .to_owned()
+    })
 }
 
 /// `status`: /proc/PID/status.
@@ -62,11 +74,19 @@ fn lacks(status: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::lacks;
+    use super::{filtered, lacks};
 
     fn with(bits: &[u32]) -> String {
         let held = bits.iter().fold(0_u64, |all, bit| all | 1 << bit);
         format!("Name:\tportcullis\nCapEff:\t{held:016x}\n")
+    }
+
+    #[test]
+    fn a_filter_is_named_where_the_kernel_would_have_said_yes() {
+        let refused = "failed to create map: Operation not permitted (os error 1)";
+        assert!(filtered("Seccomp:\t2\nSeccomp_filters:\t1\n", refused).unwrap().contains("Unconfined"));
+        assert_eq!(filtered("Seccomp:\t0\nSeccomp_filters:\t0\n", refused), None);
+        assert_eq!(filtered("Seccomp:\t2\n", "no such device"), None);
     }
 
     #[test]
