@@ -62,9 +62,10 @@ fn lacks(status: &str) -> Option<String> {
     let word = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     let held = u64::from_str_radix(word.trim(), 16).ok()?;
     let has = |bit: u32| held & (1 << bit) != 0;
+    let granted = |c: &Needed| has(c.bit) || c.in_sys_admin && has(SYS_ADMIN);
     let missing: Vec<String> = NEEDED
         .iter()
-        .filter(|c| !has(c.bit) && !(c.in_sys_admin && has(SYS_ADMIN)))
+        .filter(|c| !granted(c))
         .map(|c| format!("{} ({})", c.name, c.why))
         .collect();
     let remedy =
