@@ -63,11 +63,8 @@ fn lacks(status: &str) -> Option<String> {
     let held = u64::from_str_radix(word.trim(), 16).ok()?;
     let has = |bit: u32| held & (1 << bit) != 0;
     let granted = |c: &Needed| has(c.bit) || c.in_sys_admin && has(SYS_ADMIN);
-    let missing: Vec<String> = NEEDED
-        .iter()
-        .filter(|c| !granted(c))
-        .map(|c| format!("{} ({})", c.name, c.why))
-        .collect();
+    let missing: Vec<String> =
+        NEEDED.iter().filter(|c| !granted(c)).map(|c| format!("{} ({})", c.name, c.why)).collect();
     let remedy =
         "add it to `securityContext.capabilities.add` of the pod, or to `CapabilityBoundingSet=` of the unit";
     (!missing.is_empty()).then(|| format!("this process lacks {}: {remedy}", missing.join(" and ")))
