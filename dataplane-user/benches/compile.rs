@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use ipnet::{IpNet, Ipv4Net};
 use portcullis::compile::compile;
 use portcullis::index::{Index, Snapshot};
@@ -19,7 +19,9 @@ use portcullis::policy::{
     Action, Changes, Device, Direction, EntityRule, Family, HepInterface, HostEndpoint, NetworkSet, NodeView,
     Order, PeerSelector, Pod, Policy, PolicyKind, Port, PortRange, Rule, World,
 };
+use portcullis::resource::{Document, Store};
 use portcullis::selector::Selector;
+use serde_json::json;
 
 const POLICIES: u32 = 1_000;
 const RULES_EACH: u32 = 10;
@@ -176,5 +178,42 @@ fn bench(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bench);
+/// A pod as the API gives it.
+fn pod_document(i: u32, phase: &str) -> Document {
+    let value = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": format!("ns{}", i % 200), "name": format!("pod-{i}"),
+                     "labels": {"app": format!("a{}", i % 1000), "tier": format!("t{}", i % 3)}},
+        "spec": {"nodeName": format!("node{}", i % 500), "serviceAccountName": "default",
+                 "containers": [{"ports": [{"name": "http", "containerPort": 8080}]}]},
+        "status": {"phase": phase, "podIPs": [{"ip": address(i).to_string()}]},
+    });
+    Document::new(format!("kubernetes:v1/pods/{i}"), 0, value)
+}
+
+/// A cluster's documents to the world: what a change of one pod costs.
+fn documents(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("10000 pods of the API");
+    group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
+    let all: Vec<Document> = (0..10_000).map(|i| pod_document(i, "Running")).collect();
+    let mut changed = all.clone();
+    changed[77] = pod_document(77, "Failed");
+    let mut store = Store::default();
+    store.replace(all.clone());
+    let mut turns = [&changed, &all].into_iter().cycle();
+    group.bench_function("one changes", |b| {
+        b.iter(|| store.replace(black_box(turns.next().expect("a cycle").clone())));
+    });
+    // Other values of the same content, as from a folder.
+    let mut other = || -> Vec<Document> {
+        let copy = |d: &Document| Document::new(&*d.file, 0, serde_json::Value::clone(&d.value));
+        turns.next().expect("a cycle").iter().map(copy).collect()
+    };
+    group.bench_function("one changes, all are read again", |b| {
+        b.iter_batched(&mut other, |documents| store.replace(documents), BatchSize::LargeInput);
+    });
+    group.finish();
+}
+
+criterion_group!(benches, bench, documents);
 criterion_main!(benches);

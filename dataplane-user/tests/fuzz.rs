@@ -227,7 +227,7 @@ fn documents(text: &str) {
     let _ = lint::check(store.world(), &view());
     let _ = lint::check_documents(store.world());
     for stored in store.objects() {
-        let written = serde_saphyr::to_string(&stored.value).expect("what was read can be written");
+        let written = serde_saphyr::to_string(&*stored.value).expect("what was read can be written");
         let mut second = Store::default();
         second.replace(documents_from_str("again.yaml", &written).0);
         let read = second.get(stored.key.kind.as_str(), &stored.key.namespace, &stored.key.name);

@@ -2,8 +2,9 @@
 //! times that people ask for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::lastgood::{LastGood, Saved};
+use super::lastgood::{LastGood, Saved, Text};
 use super::state::now;
 use crate::policy::{Changes, Problem, Severity, World};
 use crate::resource::{Document, ObjectKey, Store, StoredObject};
@@ -66,8 +67,8 @@ impl Accepted {
     }
 
     pub(super) fn replace(&mut self, documents: Vec<Document>, now: u64) {
-        let before: BTreeMap<ObjectKey, serde_json::Value> =
-            self.store.objects().map(|o| (o.key.clone(), o.value.clone())).collect();
+        let before: BTreeMap<ObjectKey, Arc<serde_json::Value>> =
+            self.store.objects().map(|o| (o.key.clone(), Arc::clone(&o.value))).collect();
         let report = self.store.replace(documents.clone());
         let mut ages = BTreeMap::new();
         for object in self.store.objects() {
@@ -135,7 +136,7 @@ impl Accepted {
                     object: o.key.to_string(),
                     file: o.file.clone(),
                     line: o.line,
-                    text: o.value.to_string(),
+                    text: Text::Json(Arc::clone(&o.value)),
                     accepted: age.map_or(0, |a| a.accepted),
                     kept: age.and_then(|a| a.kept),
                 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 
 use super::adopt::{self, Found};
+use super::lastgood::LastGood;
 use super::{Agent, is_error};
 use crate::compile::{Tables, compile};
 use crate::index::{Index, Snapshot};
@@ -16,6 +17,8 @@ use crate::policy::World;
 /// Longest time in which packets are only recorded while live flows are taken over. It ends by itself, so an agent
 /// that dies there leaves nothing open.
 const RECORD_ONLY: Duration = Duration::from_secs(10);
+/// Longest age of pods, endpoints and nodes in the last good state: a start without the API has them as they were then.
+const CORE_KINDS_WAIT: Duration = Duration::from_secs(30);
 const NS: u64 = 1_000_000_000;
 
 /// The last adoption.
@@ -28,6 +31,8 @@ pub(super) struct Adopted {
 impl Agent {
     /// Brings the kernel to what source and node say.
     pub(super) fn reconcile(&mut self) {
+        // Whatever waited is no longer what is in force, or is saved below.
+        self.unsaved = false;
         let mut snapshot = self.index();
         if self.safety.held {
             // `trouble` says why; what is in force stays.
@@ -81,7 +86,7 @@ impl Agent {
             || self.pin_dir.has_other_layouts()
     }
 
-    /// What is in force now is the last good state (D46).
+    /// What is in force now is the last good state (D46). What a cluster changes all day is not written each time.
     fn save(&mut self) {
         // What may yet be undone is not good enough for the next boot.
         if self.on_trial() {
@@ -91,6 +96,25 @@ impl Agent {
         if self.saved.as_ref() == Some(&last) {
             return;
         }
+        let can_wait = last.cluster.is_some()
+            && self.saved.as_ref().is_some_and(|saved| saved.differs_in_core_kinds_only(&last));
+        if can_wait && self.saved_at.is_some_and(|at| at.elapsed() < CORE_KINDS_WAIT) {
+            self.unsaved = true;
+            return;
+        }
+        self.write(last);
+    }
+
+    /// What waited is written after a while, and at the end at once.
+    pub(super) fn save_what_waited(&mut self, ends: bool) {
+        if self.unsaved && (ends || self.saved_at.is_none_or(|at| at.elapsed() >= CORE_KINDS_WAIT)) {
+            self.write(self.source.last_good());
+        }
+    }
+
+    fn write(&mut self, last: LastGood) {
+        self.unsaved = false;
+        self.saved_at = Some(Instant::now());
         match last.save(&self.options.state_dir) {
             Ok(()) => {
                 self.trouble.remove("last good state");

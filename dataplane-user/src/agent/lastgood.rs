@@ -7,14 +7,16 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 use super::folder::Identity;
 use super::source::KUBERNETES;
 use crate::policy::{Problem, Severity};
-use crate::resource::Document;
+use crate::resource::{Document, Group, Kind};
 
 /// Name in the state dir.
 pub const FILE: &str = "last-good.json";
@@ -34,12 +36,45 @@ pub struct Saved {
     pub object: String,
     pub file: String,
     pub line: usize,
-    /// The document as JSON. Text, so that one that cannot be read does not cost the others.
-    pub text: String,
+    /// The document.
+    pub text: Text,
     /// Unix seconds.
     pub accepted: u64,
     /// Since when its file says something else, Unix seconds.
     pub kept: Option<u64>,
+}
+
+impl Saved {
+    fn is_core(&self) -> bool {
+        let kind = self.object.split_once('/').and_then(|(kind, _)| Kind::from_name(kind));
+        kind.is_some_and(|kind| kind.group() != Group::Calico)
+    }
+}
+
+/// A document, in the file a string of JSON: one that cannot be read does not cost the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Text {
+    Json(Arc<Value>),
+    Unreadable { text: String, error: String },
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Json(value) => serializer.collect_str(value),
+            Self::Unreadable { text, .. } => serializer.serialize_str(text),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(match serde_json::from_str(&text) {
+            Ok(value) => Self::Json(Arc::new(value)),
+            Err(error) => Self::Unreadable { text, error: error.to_string() },
+        })
+    }
 }
 
 /// What the file holds.
@@ -95,6 +130,15 @@ impl LastGood {
         write().with_context(|| format!("cannot save the last good state as {}", path.display()))
     }
 
+    /// Whether it differs from another only in what a cluster changes by itself, all day: pods, endpoints, nodes.
+    pub fn differs_in_core_kinds_only(&self, other: &Self) -> bool {
+        fn of_people(state: &LastGood) -> impl Iterator<Item = &Saved> {
+            state.objects.iter().filter(|saved| !saved.is_core())
+        }
+        let head = |state: &Self| (state.folder.clone(), state.identity, state.cluster.clone());
+        head(self) == head(other) && of_people(self).eq(of_people(other))
+    }
+
     fn encode(&self) -> io::Result<Vec<u8>> {
         let body = serde_json::to_vec(self)?;
         let mut bytes =
@@ -125,16 +169,16 @@ impl LastGood {
     pub fn documents(&self) -> Vec<Document> {
         self.objects
             .iter()
-            .map(|saved| match serde_json::from_str(&saved.text) {
-                Ok(value) => Document::new(&*saved.file, saved.line, value),
-                Err(e) => Document::unreadable(Problem {
+            .map(|saved| match &saved.text {
+                Text::Json(value) => Document::new(&*saved.file, saved.line, Arc::clone(value)),
+                Text::Unreadable { error, .. } => Document::unreadable(Problem {
                     severity: Severity::Error,
                     file: saved.file.clone(),
                     line: saved.line,
                     object: saved.object.clone(),
                     path: String::new(),
                     value: String::new(),
-                    message: format!("its last good version cannot be read: {e}"),
+                    message: format!("its last good version cannot be read: {error}"),
                 }),
             })
             .collect()
@@ -153,7 +197,7 @@ mod tests {
     use super::*;
 
     fn state(dir: &Path) -> LastGood {
-        let text = r#"{"kind": "Tier"}"#.to_owned();
+        let text = Text::Json(Arc::new(serde_json::json!({"kind": "Tier"})));
         let saved =
             Saved { object: "Tier/a".into(), file: "a".into(), line: 1, text, accepted: 7, kept: None };
         LastGood { folder: dir.to_owned(), identity: Some((1, 2)), cluster: None, objects: vec![saved] }
@@ -168,6 +212,25 @@ mod tests {
         assert_eq!(LastGood::load(dir.path(), dir.path()).unwrap(), Some(saved));
         let error = LastGood::load(dir.path(), Path::new("/other")).unwrap_err();
         assert!(error.to_string().contains("is of the policies folder"), "{error}");
+    }
+
+    #[test]
+    fn pods_that_come_and_go_are_told_from_policy() {
+        let dir = Path::new("/p");
+        let mut with_pod = state(dir);
+        with_pod.objects.push(Saved { object: "Pod/s/p".into(), ..with_pod.objects[0].clone() });
+        assert!(with_pod.differs_in_core_kinds_only(&state(dir)));
+        let mut with_policy = state(dir);
+        with_policy
+            .objects
+            .push(Saved { object: "GlobalNetworkPolicy/p".into(), ..with_policy.objects[0].clone() });
+        assert!(!with_policy.differs_in_core_kinds_only(&state(dir)));
+        let mut changed = state(dir);
+        changed.objects[0].text = Text::Json(Arc::new(serde_json::json!({"kind": "Tier", "spec": {}})));
+        assert!(!changed.differs_in_core_kinds_only(&state(dir)));
+        assert!(
+            !LastGood { cluster: Some("u".into()), ..state(dir) }.differs_in_core_kinds_only(&state(dir))
+        );
     }
 
     /// Every single damaged bit, and every cut.

@@ -141,6 +141,8 @@ pub async fn run(options: Options) -> Result<()> {
         watch,
         restored,
         saved: None,
+        saved_at: None,
+        unsaved: false,
         last_world,
         flows_lost: dataplane.has_fresh_flows(),
         adopted: None,
@@ -200,6 +202,9 @@ struct Agent {
     restored: Restored,
     /// What the file of the last good state holds.
     saved: Option<LastGood>,
+    saved_at: Option<Instant>,
+    /// It differs from what is in force, in pods and the like.
+    unsaved: bool,
     /// What the last agent had in force.
     last_world: Option<World>,
     /// The flow tables are new: nothing in them tells what lives.
@@ -240,6 +245,7 @@ impl Agent {
                     pending.note(true, true, Instant::now());
                     self.collect_flows();
                     self.free_retired();
+                    self.save_what_waited(false);
                 }
                 Some(Event::Relieved) => {
                     tracing::info!("an agent takes over");
@@ -249,6 +255,7 @@ impl Agent {
                 Some(Event::Signal) | None => break,
             }
         }
+        self.save_what_waited(true);
         tracing::info!("stopped; what is in force stays in force (`portcullis detach` removes it)");
     }
 

@@ -106,12 +106,12 @@ fn print(objects: &[&StoredObject], args: &GetArgs, kind: Kind, policies: &Path)
     match args.output {
         GetOutput::Name => print_lines(objects.iter().map(|o| o.key.to_string())),
         GetOutput::Json => {
-            let items: Vec<_> = objects.iter().map(|o| &o.value).collect();
+            let items: Vec<_> = objects.iter().map(|o| &*o.value).collect();
             print_json(&json!({"apiVersion": API_VERSION, "kind": "List", "items": items}))
         }
         GetOutput::Yaml => {
             let texts: Result<Vec<String>, _> =
-                objects.iter().map(|o| serde_saphyr::to_string(&o.value)).collect();
+                objects.iter().map(|o| serde_saphyr::to_string(&*o.value)).collect();
             print_lines(texts?.join("---\n").lines())
         }
         GetOutput::Table | GetOutput::Wide if objects.is_empty() => {
@@ -153,7 +153,7 @@ impl PolicyHits {
 fn table(objects: &[&StoredObject], wide: Option<&PolicyHits>) -> Result<()> {
     let mut header = vec!["NAME"];
     header.extend(objects.first().map(|o| columns(&o.object).0).unwrap_or_default());
-    let is_policy = |o: &StoredObject| matches!(o.object, Object::Policy(_) | Object::InertPolicy(_));
+    let is_policy = |o: &StoredObject| matches!(*o.object, Object::Policy(_) | Object::InertPolicy(_));
     let with_hits = objects.iter().any(|o| is_policy(o));
     if wide.is_some() {
         header.extend(if with_hits { &["HITS", "LAST HIT"][..] } else { &[] });

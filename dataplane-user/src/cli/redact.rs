@@ -43,7 +43,7 @@ pub fn file(path: &Path, bytes: &[u8]) -> Treated {
                 false => Treated::Whole,
             };
         }
-        let mut value = document.value.clone();
+        let mut value = Value::clone(&document.value);
         let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
         let place = format!("document in line {}", document.line);
         clean(&mut value, kind == "Secret", &place, &mut what);

@@ -139,7 +139,7 @@ impl<'a> Context<'a> {
     }
 
     fn describe(&self, stored: &StoredObject, status: &mut ObjectStatus) {
-        match &stored.object {
+        match &*stored.object {
             Object::Policy(policy) => self.policy(policy, status),
             Object::InertPolicy(_) => {
                 status.dead.push(whole("only says that another policy is to go; nothing is previewed"));

@@ -4,6 +4,7 @@
 //! keeps its objects until the new list is whole; another cluster behind the same address takes nothing away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
@@ -27,11 +28,11 @@ pub struct Cluster {
 #[derive(Clone, Debug, Default)]
 struct Watch {
     /// By (namespace, name).
-    live: BTreeMap<(String, String), Value>,
+    live: BTreeMap<(String, String), Arc<Value>>,
     /// The list that is being read.
-    next: Option<BTreeMap<(String, String), Value>>,
+    next: Option<BTreeMap<(String, String), Arc<Value>>>,
     /// A whole list, and what followed it, of a cluster that is not believed (yet).
-    refused: Option<BTreeMap<(String, String), Value>>,
+    refused: Option<BTreeMap<(String, String), Arc<Value>>>,
     /// A list was whole once.
     synced: bool,
     trouble: Option<Trouble>,
@@ -72,7 +73,7 @@ impl Cluster {
             }
             What::Listed(object) => {
                 if let (Some(next), Some(key)) = (&mut watch.next, key_of(&object)) {
-                    next.insert(key, *object);
+                    next.insert(key, object);
                 }
                 false
             }
@@ -81,13 +82,13 @@ impl Cluster {
                 watch.trouble = None;
                 let Some(key) = key_of(&object) else { return false };
                 if let Some(refused) = &mut watch.refused {
-                    refused.insert(key, *object);
+                    refused.insert(key, object);
                     return self.adopt_stranger();
                 }
-                if self.stranger.is_some() || watch.live.get(&key) == Some(&*object) {
+                if self.stranger.is_some() || watch.live.get(&key) == Some(&object) {
                     return false;
                 }
-                watch.live.insert(key, *object);
+                watch.live.insert(key, object);
                 true
             }
             What::Deleted(object) => {
@@ -192,7 +193,7 @@ impl Cluster {
                 documents.push(Document::new(
                     format!("kubernetes:{}/{}/{place}", watch.0.api_version, kind.plural()),
                     0,
-                    value.clone(),
+                    Arc::clone(value),
                 ));
             }
         }

@@ -9,10 +9,13 @@ pub mod discovery;
 pub mod follow;
 pub mod plan;
 pub mod report;
+mod slim;
 pub mod watch;
 
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 /// What a watch tells. A list is taken over as a whole, at its end (no state in between is ever enforced, D46).
 #[derive(Clone, Debug, PartialEq)]
@@ -29,13 +32,13 @@ pub enum What {
     /// A list begins; `Listed` objects follow.
     ListBegins,
     /// An object of the list.
-    Listed(Box<serde_json::Value>),
+    Listed(Arc<serde_json::Value>),
     /// The list is whole. `cluster`: UID of the namespace `kube-system`, which names the cluster.
     ListEnds { cluster: String },
     /// Created or changed.
-    Applied(Box<serde_json::Value>),
+    Applied(Arc<serde_json::Value>),
     /// Deleted.
-    Deleted(Box<serde_json::Value>),
+    Deleted(Arc<serde_json::Value>),
     /// The watch has trouble; it goes on by itself.
     Failed(String),
 }

@@ -1,6 +1,7 @@
 //! The cluster's state machine, in any order of its notices.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -27,7 +28,7 @@ fn list(cluster: &mut Cluster, key: &WatchKey, id: &str, names: &[&str]) -> bool
     let notice = |what| Notice { watch: key.clone(), what };
     let mut changed = cluster.notice(notice(What::ListBegins), at(0));
     for name in names {
-        changed |= cluster.notice(notice(What::Listed(Box::new(endpoint(name)))), at(0));
+        changed |= cluster.notice(notice(What::Listed(Arc::new(endpoint(name)))), at(0));
     }
     changed | cluster.notice(notice(What::ListEnds { cluster: id.to_owned() }), at(0))
 }
@@ -44,7 +45,7 @@ fn nothing_counts_before_its_list_is_whole() {
     cluster.replan(BTreeSet::from([key.clone()]));
     let notice = |what| Notice { watch: key.clone(), what };
     assert!(!cluster.notice(notice(What::ListBegins), at(0)));
-    assert!(!cluster.notice(notice(What::Listed(Box::new(endpoint("a")))), at(0)));
+    assert!(!cluster.notice(notice(What::Listed(Arc::new(endpoint("a")))), at(0)));
     assert!(names(&cluster).is_empty() && !cluster.in_sync());
     assert!(cluster.notice(notice(What::ListEnds { cluster: "c1".into() }), at(0)));
     assert_eq!(names(&cluster), ["a"]);
@@ -63,7 +64,7 @@ fn a_relist_swaps_at_its_end() {
     assert_eq!(names(&cluster), ["a", "b"], "a list in work takes nothing away");
     assert!(list(&mut cluster, &key, "c1", &["b", "c"]));
     assert_eq!(names(&cluster), ["b", "c"]);
-    let deleted = What::Deleted(Box::new(endpoint("b")));
+    let deleted = What::Deleted(Arc::new(endpoint("b")));
     assert!(cluster.notice(Notice { watch: key, what: deleted }, at(0)));
     assert_eq!(names(&cluster), ["c"]);
 }
@@ -95,7 +96,7 @@ fn lists_of_a_cluster_that_is_believed_later_count_then() {
     assert!(!list(&mut cluster, &sets, "c2", &["s2"]));
     assert!(!list(&mut cluster, &endpoints, "c2", &[]));
     let applied =
-        |key: &WatchKey, name| Notice { watch: key.clone(), what: What::Applied(Box::new(endpoint(name))) };
+        |key: &WatchKey, name| Notice { watch: key.clone(), what: What::Applied(Arc::new(endpoint(name))) };
     assert!(!cluster.notice(applied(&sets, "s3"), at(0)));
     assert_eq!(names(&cluster), ["a", "s1"]);
     assert_eq!(cluster.id(), Some("c1"));

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -18,14 +19,13 @@ use tokio::task::AbortHandle;
 
 use super::discovery::cluster_id;
 use super::plan::{Scope, WatchKey};
+use super::slim::slim;
 use super::{Notice, What};
 
 /// Watch-list is on by default from this minor version of Kubernetes 1 on.
 const WATCH_LIST_SINCE: u32 = 32;
 /// Between two attempts to learn which cluster answers.
 const ID_RETRY: Duration = Duration::from_secs(2);
-/// A field that `kubectl apply` repeats the whole object in.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The running watches. Dropping it ends them.
 pub struct Watches {
@@ -156,13 +156,13 @@ async fn follow(
     while let Some(event) = stream.next().await {
         let what = match event {
             Ok(Event::Init) => What::ListBegins,
-            Ok(Event::InitApply(object)) => What::Listed(Box::new(object)),
+            Ok(Event::InitApply(object)) => What::Listed(Arc::new(object)),
             Ok(Event::InitDone) => match known_cluster(client, key, sender).await {
                 Some(cluster) => What::ListEnds { cluster },
                 None => return End::Closed,
             },
-            Ok(Event::Apply(object)) => What::Applied(Box::new(object)),
-            Ok(Event::Delete(object)) => What::Deleted(Box::new(object)),
+            Ok(Event::Apply(object)) => What::Applied(Arc::new(object)),
+            Ok(Event::Delete(object)) => What::Deleted(Arc::new(object)),
             Err(error) if refuses_watch_list(&error) => return End::NoWatchList,
             Err(error) => What::Failed(explain(&error, key)),
         };
@@ -238,48 +238,5 @@ fn convert<K: Serialize + Debug>(event: Event<K>, resource: &ApiResource) -> Eve
         Event::Init => Event::Init,
         Event::InitApply(object) => Event::InitApply(value(object)),
         Event::InitDone => Event::InitDone,
-    }
-}
-
-/// Items of a list carry no kind; and what nobody here reads must not be kept for every object.
-fn slim(mut object: Value, resource: &ApiResource) -> Value {
-    object["apiVersion"] = Value::from(resource.api_version.clone());
-    object["kind"] = Value::from(resource.kind.clone());
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-        // A new version of an object that means the same is no change.
-        metadata.remove("resourceVersion");
-        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            annotations.remove(LAST_APPLIED);
-        }
-    }
-    if resource.kind == "Node"
-        && let Some(status) = object.get_mut("status").and_then(Value::as_object_mut)
-    {
-        // A node's heartbeat and image list change often and mean nothing here.
-        status.retain(|field, _| field == "addresses");
-    }
-    object
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::resource::Kind;
-
-    #[test]
-    fn what_nobody_reads_is_not_kept() {
-        let key = WatchKey { kind: Kind::Node, api_version: "v1".into(), scope: Scope::All };
-        let node = serde_json::json!({
-            "metadata": {"name": "n", "resourceVersion": "7", "managedFields": [{}],
-                         "annotations": {LAST_APPLIED: "{}", "a": "b"}},
-            "status": {"addresses": [], "images": [1], "conditions": []},
-        });
-        let kept = serde_json::json!({
-            "apiVersion": "v1", "kind": "Node",
-            "metadata": {"name": "n", "annotations": {"a": "b"}},
-            "status": {"addresses": []},
-        });
-        assert_eq!(slim(node, &resource_of(&key)), kept);
     }
 }

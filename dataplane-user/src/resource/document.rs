@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -29,22 +30,22 @@ pub struct Document {
     pub file: String,
     /// 1-based line of its first content.
     pub line: usize,
-    /// Null when it could not be read.
-    pub value: Value,
+    /// Null when it could not be read. Shared: a large cluster has tens of thousands, and most stay as they are.
+    pub value: Arc<Value>,
     /// Why it could not be read. The store keeps the last good version of what came from this file.
     pub unreadable: Option<Box<Problem>>,
 }
 
 impl Document {
     /// A document that came from elsewhere (the Kubernetes API, a test).
-    pub fn new(file: impl Into<String>, line: usize, value: Value) -> Self {
-        Self { file: file.into(), line, value, unreadable: None }
+    pub fn new(file: impl Into<String>, line: usize, value: impl Into<Arc<Value>>) -> Self {
+        Self { file: file.into(), line, value: value.into(), unreadable: None }
     }
 
     /// The mark that something of this file or folder is unknown.
     pub fn unreadable(problem: Problem) -> Self {
         let (file, line) = (problem.file.clone(), problem.line);
-        Self { file, line, value: Value::Null, unreadable: Some(Box::new(problem)) }
+        Self { file, line, value: Arc::new(Value::Null), unreadable: Some(Box::new(problem)) }
     }
 
     fn kind(&self) -> &str {
@@ -236,15 +237,12 @@ fn explain(error: &str, part: &str) -> String {
 fn flatten(document: Document, documents: &mut Vec<Document>) {
     let is_list =
         document.kind().ends_with("List") && document.value.get("items").is_some_and(Value::is_array);
-    match document.value {
-        Value::Object(mut map) if is_list => {
-            if let Some(Value::Array(items)) = map.remove("items") {
-                documents.extend(
-                    items.into_iter().map(|item| Document::new(&*document.file, document.line, item)),
-                );
-            }
-        }
-        value => documents.push(Document { value, ..document }),
+    if !is_list {
+        return documents.push(document);
+    }
+    let Document { file, line, mut value, .. } = document;
+    if let Some(Value::Array(items)) = Arc::make_mut(&mut value).get_mut("items").map(Value::take) {
+        documents.extend(items.into_iter().map(|item| Document::new(&*file, line, item)));
     }
 }
 

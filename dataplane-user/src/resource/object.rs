@@ -1,5 +1,7 @@
 //! Document → validated object. The only way from wire to domain.
 
+use std::sync::Arc;
+
 use super::document::Document;
 use super::fields::{At, Context};
 use super::kind::{Kind, ObjectKey};
@@ -31,13 +33,15 @@ pub enum Object {
 }
 
 /// What a document amounts to. The problems hold an error exactly when it is `Refused`.
+#[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) outcome: Outcome,
     pub(crate) problems: Vec<Problem>,
 }
 
+#[derive(Debug)]
 pub(crate) enum Outcome {
-    Accepted(ObjectKey, Box<Object>),
+    Accepted(ObjectKey, Arc<Object>),
     /// With the key, when the document could be read that far.
     Refused(Option<ObjectKey>),
     /// A kind that we do not read, by name (D43).
@@ -72,7 +76,7 @@ fn read_into(ctx: &mut Context, document: &Document) -> Outcome {
         root.finish(ctx);
     }
     match object {
-        Some(object) => Outcome::Accepted(meta.key, Box::new(object)),
+        Some(object) => Outcome::Accepted(meta.key, Arc::new(object)),
         // Whoever returns nothing has said why.
         None => Outcome::Refused(Some(meta.key)),
     }
@@ -167,6 +171,30 @@ impl Object {
             Self::Service(service) => drop(world.services.insert(pair(), service.clone())),
             Self::EndpointSlice(slice) => drop(world.endpoint_slices.insert(pair(), slice.clone())),
             Self::Pod(pod) => drop(world.pods.insert(pair(), pod.clone())),
+        }
+    }
+
+    /// Takes it away from where [`Self::place`] put it.
+    pub(crate) fn displace(&self, key: &ObjectKey, world: &mut World) {
+        let pair = || (key.namespace.clone(), key.name.clone());
+        match self {
+            Self::Policy(policy) => drop(world.policies.remove(&policy.tie_break())),
+            Self::InertPolicy(_) => {}
+            Self::Tier(_) => drop(world.tiers.remove(&key.name)),
+            Self::HostEndpoint(_) => drop(world.host_endpoints.remove(&key.name)),
+            Self::NetworkSet(_) => drop(world.network_sets.remove(&pair())),
+            Self::Profile(_) => drop(world.profiles.remove(&key.name)),
+            Self::Felix(_) if key.name == config::DEFAULT_NAME => world.felix = Default::default(),
+            Self::KubeControllers(_) if key.name == config::DEFAULT_NAME => {
+                world.kube_controllers = Default::default()
+            }
+            Self::Felix(_) | Self::KubeControllers(_) => {}
+            Self::Node(_) => drop(world.nodes.remove(&key.name)),
+            Self::Namespace(_) => drop(world.namespaces.remove(&key.name)),
+            Self::ServiceAccount(_) => drop(world.service_accounts.remove(&pair())),
+            Self::Service(_) => drop(world.services.remove(&pair())),
+            Self::EndpointSlice(_) => drop(world.endpoint_slices.remove(&pair())),
+            Self::Pod(_) => drop(world.pods.remove(&pair())),
         }
     }
 }

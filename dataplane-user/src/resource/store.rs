@@ -1,13 +1,14 @@
 //! All objects by kind and name, each in its last good version (D13), and the world that they make.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
 
 use super::document::Document;
 use super::kind::{Kind, ObjectKey};
-use super::object::{self, Object, Outcome};
+use super::object::{self, Object, Outcome, Reading};
 use crate::policy::defaults::built_in_tiers;
 use crate::policy::{Changes, Problem, Severity, World};
 
@@ -19,8 +20,8 @@ pub struct StoredObject {
     pub file: String,
     pub line: usize,
     /// The document as it was written.
-    pub value: Value,
-    pub object: Object,
+    pub value: Arc<Value>,
+    pub object: Arc<Object>,
     /// Why this is no longer what the file says: a later version was refused, and this one goes on (D13).
     pub superseded: Vec<Problem>,
     /// Since when, for people: nothing is decided by it.
@@ -69,6 +70,10 @@ impl Report {
     }
 }
 
+/// Documents that were read before, by the place of their value in memory, which they hold: a source that gives the
+/// same value again does not have it read again.
+type Readings = HashMap<usize, (Document, Arc<Reading>)>;
+
 /// Documents after reading: what is good, and what is known about the rest.
 #[derive(Default)]
 struct Batch {
@@ -78,6 +83,7 @@ struct Batch {
     unknown: BTreeMap<String, Vec<Problem>>,
     other_kinds: Vec<Problem>,
     problems: Vec<Problem>,
+    readings: Readings,
 }
 
 /// All objects.
@@ -87,6 +93,8 @@ pub struct Store {
     /// Refused, and never good.
     rejected: BTreeMap<ObjectKey, Vec<Problem>>,
     world: World,
+    /// Of the last [`Self::replace`].
+    readings: Readings,
     /// Since somebody took them.
     changes: Changes,
 }
@@ -95,17 +103,17 @@ impl Store {
     /// `documents` are all there is: what is not among them disappears. A refused document leaves its object in the
     /// last good version; a file that cannot be read leaves everything that came from it (D13, D22).
     pub fn replace(&mut self, documents: Vec<Document>) -> Report {
-        let batch = Batch::read(documents);
+        let batch = Batch::read(documents, &self.readings);
         let mut report = Report::default();
         let mut next = batch.good;
         report.accepted = next.keys().map(ObjectKey::to_string).collect();
-        for key in next.keys().filter(|key| !self.objects.contains_key(key)) {
-            note(&mut self.changes, key);
-        }
+        let mut changed: Vec<ObjectKey> =
+            next.keys().filter(|key| !self.objects.contains_key(key)).cloned().collect();
         for (key, stored) in std::mem::take(&mut self.objects) {
             if let Some(new) = next.get(&key) {
-                if new.object != stored.object {
-                    note(&mut self.changes, &key);
+                if !Arc::ptr_eq(&new.object, &stored.object) && new.object != stored.object {
+                    stored.object.displace(&key, &mut self.world);
+                    changed.push(key);
                 }
                 continue;
             }
@@ -116,13 +124,15 @@ impl Store {
                 let superseded = reason.clone();
                 next.insert(key, StoredObject { superseded, superseded_since, ..stored });
             } else {
-                note(&mut self.changes, &key);
+                stored.object.displace(&key, &mut self.world);
+                changed.push(key);
             }
         }
         self.objects = next;
+        self.readings = batch.readings;
         self.rejected = batch.refused;
         self.rejected.retain(|key, _| !self.objects.contains_key(key));
-        self.rebuild();
+        self.place(&changed);
         report.problems = batch.problems;
         // In a watched folder the documents of others may lie about (D43).
         report.problems.extend(batch.other_kinds);
@@ -134,7 +144,7 @@ impl Store {
 
     /// Creates and updates objects, all of them or none (D45).
     pub fn apply(&mut self, documents: Vec<Document>) -> Report {
-        let batch = Batch::read(documents);
+        let batch = Batch::read(documents, &Readings::new());
         let mut problems = batch.problems;
         problems.extend(batch.other_kinds.into_iter().map(|problem| Problem {
             severity: Severity::Error,
@@ -143,15 +153,18 @@ impl Store {
         }));
         let mut next = self.clone();
         let names: Vec<ObjectKey> = batch.good.keys().cloned().collect();
-        next.objects.extend(batch.good);
+        for (key, new) in batch.good {
+            if let Some(old) = next.objects.insert(key.clone(), new) {
+                old.object.displace(&key, &mut next.world);
+            }
+        }
         problems.extend(
             next.missing_tiers(names.iter().filter_map(|key| next.objects.get(key)), Severity::Error),
         );
         let mut report = Report { problems, ..Report::default() };
         if !report.has_errors() {
             next.rejected.retain(|key, _| !next.objects.contains_key(key));
-            next.rebuild();
-            names.iter().for_each(|key| note(&mut next.changes, key));
+            next.place(&names);
             *self = next;
             report.accepted = names.iter().map(ObjectKey::to_string).collect();
         }
@@ -186,7 +199,7 @@ impl Store {
             }
         }
         let removed = self.objects.remove(&key).ok_or_else(|| fail("does not exist".to_owned()))?;
-        self.rebuild();
+        removed.object.displace(&key, &mut self.world);
         note(&mut self.changes, &key);
         Ok(removed)
     }
@@ -222,12 +235,14 @@ impl Store {
         self.objects.values()
     }
 
-    fn rebuild(&mut self) {
-        let mut world = World::default();
-        for stored in self.objects.values() {
-            stored.object.place(&stored.key, &mut world);
+    /// Brings these into the world as they are now, after what they were was displaced.
+    fn place(&mut self, changed: &[ObjectKey]) {
+        for key in changed {
+            note(&mut self.changes, key);
+            if let Some(stored) = self.objects.get(key) {
+                stored.object.place(key, &mut self.world);
+            }
         }
-        self.world = world;
     }
 
     /// V51. Says it of each policy among `objects` whose tier exists neither here nor built in.
@@ -239,7 +254,7 @@ impl Store {
         let built_in = built_in_tiers();
         let mut problems = Vec::new();
         for stored in objects {
-            let (Object::Policy(policy) | Object::InertPolicy(policy)) = &stored.object else { continue };
+            let (Object::Policy(policy) | Object::InertPolicy(policy)) = &*stored.object else { continue };
             let key = ObjectKey::new(Kind::Tier, "", &policy.tier);
             if built_in.contains_key(&policy.tier) || self.objects.contains_key(&key) {
                 continue;
@@ -296,15 +311,20 @@ fn unknown_in<'a>(unknown: &'a BTreeMap<String, Vec<Problem>>, file: &str) -> Op
 
 impl Batch {
     /// The result does not depend on the order of the documents.
-    fn read(mut documents: Vec<Document>) -> Self {
+    fn read(mut documents: Vec<Document>, before: &Readings) -> Self {
         documents.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         let mut batch = Self::default();
         let mut places: BTreeMap<ObjectKey, Vec<(String, usize)>> = BTreeMap::new();
         for document in documents {
-            let key = batch.add(&document);
-            if let Some(key) = key {
-                places.entry(key).or_default().push((document.file, document.line));
+            let place = Arc::as_ptr(&document.value).addr();
+            let reading = match before.get(&place) {
+                Some((same, reading)) if *same == document => Arc::clone(reading),
+                _ => Arc::new(object::read(&document)),
+            };
+            if let Some(key) = batch.add(&document, &reading) {
+                places.entry(key).or_default().push((document.file.clone(), document.line));
             }
+            batch.readings.insert(place, (document, reading));
         }
         for (key, places) in places.into_iter().filter(|(_, places)| places.len() > 1) {
             batch.refuse_twins(key, &places);
@@ -312,28 +332,27 @@ impl Batch {
         batch
     }
 
-    fn add(&mut self, document: &Document) -> Option<ObjectKey> {
-        let reading = object::read(document);
+    fn add(&mut self, document: &Document, reading: &Reading) -> Option<ObjectKey> {
         let errors: Vec<Problem> =
             reading.problems.iter().filter(|problem| problem.severity == Severity::Error).cloned().collect();
-        self.problems.extend(reading.problems);
-        match reading.outcome {
+        self.problems.extend(reading.problems.iter().cloned());
+        match &reading.outcome {
             Outcome::Accepted(key, object) => {
                 let stored = StoredObject {
                     key: key.clone(),
                     file: document.file.clone(),
                     line: document.line,
-                    value: document.value.clone(),
-                    object: *object,
+                    value: Arc::clone(&document.value),
+                    object: Arc::clone(object),
                     superseded: Vec::new(),
                     superseded_since: None,
                 };
                 self.good.insert(key.clone(), stored);
-                Some(key)
+                Some(key.clone())
             }
             Outcome::Refused(Some(key)) => {
                 self.refused.entry(key.clone()).or_default().extend(errors);
-                Some(key)
+                Some(key.clone())
             }
             Outcome::Refused(None) => {
                 self.unknown.entry(document.file.clone()).or_default().extend(errors);
@@ -344,7 +363,7 @@ impl Batch {
                     severity: Severity::Note,
                     file: document.file.clone(),
                     line: document.line,
-                    object: kind,
+                    object: kind.clone(),
                     path: String::new(),
                     value: String::new(),
                     message: "is passed over: it is not for hosts".to_owned(),

@@ -65,7 +65,7 @@ pub fn delete(locked: &Locked, removed: &StoredObject) -> Result<Plan> {
     let mut plan = Plan { steps: vec![step], changes: Vec::new() };
     plan.edit(
         locked.folder(),
-        BTreeMap::from([(removed.file.as_str(), vec![(removed.line, &removed.value, None)])]),
+        BTreeMap::from([(removed.file.as_str(), vec![(removed.line, &*removed.value, None)])]),
     )?;
     Ok(plan)
 }
@@ -79,7 +79,7 @@ impl Plan {
                 bail!("{}:{} cannot be read: repair that document first", bad.file, bad.line);
             }
             let found = |(line, value, _): &(usize, &serde_json::Value, _)| {
-                documents.iter().any(|d| d.line == *line && d.value == **value)
+                documents.iter().any(|d| d.line == *line && *d.value == **value)
             };
             if !edits.iter().all(found) {
                 bail!("{file} changed in the meantime: try again");

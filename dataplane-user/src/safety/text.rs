@@ -41,7 +41,7 @@ impl Sources {
         let alone = |part: &&(usize, &str)| {
             let (first, text) = **part;
             let (documents, _) = documents_from_str(file, text);
-            content_line(first, text) == line && matches!(documents.as_slice(), [d] if d.value == *value)
+            content_line(first, text) == line && matches!(documents.as_slice(), [d] if *d.value == *value)
         };
         let parts = self.0.get(file).map(|text| split(text)).unwrap_or_default();
         match parts.iter().find(alone) {
@@ -82,7 +82,7 @@ pub fn edit(
     for (first, part) in split(text) {
         let (documents, _) = documents_from_str(file, part);
         let line = content_line(first, part);
-        let edit_of = |d: &Document| edits.iter().find(|(l, value, _)| *l == line && **value == d.value);
+        let edit_of = |d: &Document| edits.iter().find(|(l, value, _)| *l == line && **value == *d.value);
         if !documents.iter().any(|d| edit_of(d).is_some()) {
             left |= !documents.is_empty();
             continue;
@@ -94,7 +94,7 @@ pub fn edit(
                 Some((_, _, Some(new))) => texts.push(new.clone()),
                 Some((_, _, None)) => {}
                 None => texts.push(
-                    serde_saphyr::to_string(&document.value).context("cannot write the document as YAML")?,
+                    serde_saphyr::to_string(&*document.value).context("cannot write the document as YAML")?,
                 ),
             }
         }
@@ -137,12 +137,13 @@ mod tests {
     #[test]
     fn the_others_keep_every_byte() {
         let all = documents(FILE);
-        let new = edit("f", FILE, &[(all[1].line, &all[1].value, Some("# New.\nkind: B\nspec: 2\n".into()))]);
+        let new =
+            edit("f", FILE, &[(all[1].line, &*all[1].value, Some("# New.\nkind: B\nspec: 2\n".into()))]);
         let expected = FILE.replace("# About b.\nkind: B\n", "# New.\nkind: B\nspec: 2\n");
         assert_eq!(new.unwrap().as_deref(), Some(expected.as_str()));
-        let gone = edit("f", FILE, &[(all[0].line, &all[0].value, None)]).unwrap().unwrap();
+        let gone = edit("f", FILE, &[(all[0].line, &*all[0].value, None)]).unwrap().unwrap();
         assert_eq!(gone, FILE.replace("---\n# About a.\nkind: A\nspec: {x: 1}   # why\n", ""));
-        let edits: Vec<_> = all.iter().map(|d| (d.line, &d.value, None)).collect();
+        let edits: Vec<_> = all.iter().map(|d| (d.line, &*d.value, None)).collect();
         assert_eq!(edit("f", FILE, &edits).unwrap(), None);
     }
 

@@ -99,7 +99,7 @@ fn sizes_have_limits_with_names_and_messages() {
     );
     // Not as text: reading so much YAML takes seconds.
     let (mut documents, _) = documents_from_str("f", &set("1.2.3.4"));
-    let nets = &mut documents[0].value["spec"]["nets"];
+    let nets = &mut std::sync::Arc::make_mut(&mut documents[0].value)["spec"]["nets"];
     *nets = vec![nets[0].clone(); super::super::endpoint::MAX_SET_NETS + 1].into();
     let report = Store::default().apply(documents);
     assert!(messages(&report).contains("262144 are the limit"), "{}", messages(&report));
