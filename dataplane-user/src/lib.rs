@@ -10,6 +10,8 @@ pub mod selector;
 pub mod agent;
 pub mod compile;
 pub mod config;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod index;
 pub mod inspect;
 #[cfg(feature = "kubernetes")]

@@ -5,6 +5,7 @@ pub mod boot;
 pub mod bpffs;
 pub mod desk;
 pub mod docs;
+pub mod http;
 pub mod kube_proxy;
 pub mod kubernetes;
 pub mod netns;

@@ -3,6 +3,7 @@
 
 pub mod accepted;
 mod adopt;
+mod answers;
 #[cfg(feature = "kubernetes")]
 mod cluster;
 mod devices;
@@ -15,18 +16,21 @@ pub mod source;
 pub mod state;
 mod supervisor;
 mod tamper;
+pub mod telemetry;
 mod watch;
 mod xdp;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::compile::Tables;
+use crate::config::Listen;
 use crate::index::{Index, Snapshot};
 use crate::loader::attach::{Attacher, Mechanism};
 use crate::loader::hold::{HeldMaps, allow_many_links};
@@ -40,6 +44,7 @@ use lastgood::LastGood;
 use safety::Safety;
 use source::{KubernetesOptions, Restored, Source};
 use state::State;
+use telemetry::Telemetry;
 
 /// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +88,8 @@ pub struct Options {
     pub attach: Option<Mechanism>,
     /// How untracked policy drops early (D10).
     pub xdp: Mode,
+    /// Where metrics and health are answered for.
+    pub http: Listen,
     pub settings: Settings,
     /// Count what is denied, drop nothing.
     pub audit: bool,
@@ -120,6 +127,8 @@ pub async fn run(options: Options) -> Result<()> {
         .with_context(|| format!("cannot create the state dir {}", options.state_dir.display()))?;
     let mut source = Source::new(&options)?;
     let restored = source.restore(&options)?;
+    let telemetry = Arc::new(Telemetry::default());
+    let answers = answers::Answers::start(&options, &telemetry)?;
     let (sender, events) = tokio::sync::mpsc::unbounded_channel();
     let mechanism = options.attach.unwrap_or_else(Mechanism::of_this_kernel);
     let (links, changes) = Links::connect_for(mechanism)?;
@@ -160,6 +169,8 @@ pub async fn run(options: Options) -> Result<()> {
         since: SystemTime::now(),
         trouble: BTreeMap::new(),
         publisher,
+        telemetry,
+        answers,
         safety: Safety::default(),
     };
     agent.audit()?;
@@ -199,6 +210,8 @@ struct Agent {
     safety: Safety,
     /// Tells observers what the numbers in events mean.
     publisher: Publisher,
+    telemetry: Arc<Telemetry>,
+    answers: answers::Answers,
     restored: Restored,
     /// What the file of the last good state holds.
     saved: Option<LastGood>,
@@ -222,6 +235,7 @@ impl Agent {
     async fn turn(&mut self, mut events: UnboundedReceiver<Event>) {
         let mut pending = Pending::default();
         loop {
+            self.telemetry.turn();
             let due = pending.due();
             if due.is_some_and(|at| at <= Instant::now()) {
                 self.refresh(std::mem::take(&mut pending)).await;
@@ -261,7 +275,7 @@ impl Agent {
 
     /// Reads again what changed, and works only when it really did.
     async fn refresh(&mut self, pending: Pending) {
-        let mut changed = !self.trouble.is_empty();
+        let mut changed = !self.trouble.is_empty() || self.answers.changed();
         if pending.links {
             match self.look().await {
                 Ok(view) => {
@@ -318,6 +332,8 @@ impl Agent {
             Ok(()) => drop(self.trouble.remove("state")),
             Err(e) => self.fails("state", &e),
         }
+        let state = Arc::new(state);
+        self.telemetry.publish(Arc::clone(&state));
         let line = state.headline();
         self.safety.shown = state.safety.headline();
         if line != self.shown {

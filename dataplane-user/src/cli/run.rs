@@ -1,5 +1,6 @@
 //! `portcullis run`: the agent.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +10,7 @@ use super::Answer;
 use super::settings;
 use crate::agent::source::{KUBERNETES, KubernetesOptions};
 use crate::agent::{self, Options, Role};
+use crate::config::{Listen, listen_address};
 use crate::loader::attach::Mechanism;
 use crate::loader::capabilities;
 
@@ -55,9 +57,25 @@ pub struct RunArgs {
     /// governed. Default: 60
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(..=3600))]
     grace: Option<u32>,
+    /// Where metrics and health are answered: an IP address of this node, or `off`. Default: 127.0.0.1
+    #[arg(long, value_name = "ADDRESS", value_parser = HttpAddress::parse)]
+    http_address: Option<HttpAddress>,
+    /// Port of metrics and health. Default: 10187
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    http_port: Option<u16>,
     /// Node-wide: count what policy denies, drop nothing. Lasts until an agent runs without it
     #[arg(long)]
     audit: bool,
+}
+
+/// `None`: off.
+#[derive(Clone, Copy, Debug)]
+struct HttpAddress(Option<IpAddr>);
+
+impl HttpAddress {
+    fn parse(text: &str) -> Result<Self, String> {
+        listen_address(text).map(Self)
+    }
 }
 
 /// Of `portcullis floor`.
@@ -131,6 +149,10 @@ fn options(args: RunArgs, role: Role) -> Result<Options> {
         state_dir: absolute(&args.state_dir.unwrap_or(config.state_dir))?,
         attach: args.attach.or(config.attach),
         xdp: config.xdp,
+        http: Listen {
+            address: args.http_address.map_or(config.http.address, |given| given.0),
+            port: args.http_port.unwrap_or(config.http.port),
+        },
         audit: args.audit,
         settings: config.settings,
     })

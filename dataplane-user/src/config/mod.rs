@@ -3,6 +3,7 @@
 
 mod reference;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,10 +23,27 @@ pub const DEFAULT_CONFIG: &str = "/etc/portcullis/config.yaml";
 pub const DEFAULT_POLICIES: &str = "/etc/portcullis/policies";
 /// Where the agent keeps its last good state, for the next boot, and what `status` reads.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/portcullis";
+/// Where metrics and health are asked for when nothing else is said. Beyond the ports of Prometheus exporters and of
+/// Kubernetes, below those that kernels and node ports take.
+pub const DEFAULT_HTTP_PORT: u16 = 10187;
 /// Longest grace (D17): for as long as it lasts, mid-flow packets may begin flows.
 const MAX_GRACE: Duration = Duration::from_secs(3600);
 /// Most networks of `nodePortAddresses`.
 const MAX_NODE_PORT_NETS: usize = 256;
+
+/// Where metrics and health are answered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// `None`: nowhere.
+    pub address: Option<IpAddr>,
+    pub port: u16,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { address: Some(Ipv4Addr::LOCALHOST.into()), port: DEFAULT_HTTP_PORT }
+    }
+}
 
 /// What the agent is told. [`Config::default`] is what an empty file says.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +63,7 @@ pub struct Config {
     pub attach: Option<Mechanism>,
     /// How untracked policy drops early (D10).
     pub xdp: Mode,
+    pub http: Listen,
     pub settings: Settings,
 }
 
@@ -60,6 +79,7 @@ impl Default for Config {
             state_dir: DEFAULT_STATE_DIR.into(),
             attach: None,
             xdp: Mode::default(),
+            http: Listen::default(),
             settings: Settings::default(),
         }
     }
@@ -125,6 +145,12 @@ fn read(ctx: &mut Context, mut fields: Fields<'_>, config: &mut Config) {
         let choices = [("generic", Mode::Generic), ("native", Mode::Native), ("off", Mode::Off)];
         config.xdp = at.choice(ctx, &choices).unwrap_or_default();
     }
+    if let Some(at) = fields.get("httpAddress") {
+        config.http.address = http_address(ctx, &at);
+    }
+    if let Some(port) = fields.get("httpPort").and_then(|at| at.port(ctx, 1)) {
+        config.http.port = port;
+    }
     let settings = &mut config.settings;
     if let Some(at) = fields.get("onPolicyChange") {
         let choices = [("keep", OnPolicyChange::Keep), ("recheck", OnPolicyChange::Recheck)];
@@ -187,6 +213,27 @@ fn absolute(ctx: &mut Context, at: &At<'_>) -> Option<PathBuf> {
     }
     at.error(ctx, "a path that does not begin with `/`; write the whole path");
     None
+}
+
+fn http_address(ctx: &mut Context, at: &At<'_>) -> Option<IpAddr> {
+    let found = at.text(ctx).map(listen_address)?;
+    if let Err(why) = &found {
+        at.error(ctx, why.clone());
+    }
+    found.ok().flatten()
+}
+
+/// `off`, or an address of this node.
+pub fn listen_address(text: &str) -> Result<Option<IpAddr>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let found = text.parse().map(Some);
+    found.map_err(|_| {
+        "expected an IP address, or `off`; write `127.0.0.1`, an address of this node, `::` for all of them; the port \
+         has a setting of its own"
+            .to_owned()
+    })
 }
 
 fn grace(ctx: &mut Context, at: &At<'_>) -> Option<u32> {

@@ -121,6 +121,29 @@ pub const SETTINGS: &[Setting] = &[
         ],
     },
     Setting {
+        key: "httpAddress",
+        flag: Some("--http-address"),
+        value: "an IP address, or `off`",
+        default: "127.0.0.1",
+        example: "127.0.0.1",
+        example_is_default: true,
+        text: &[
+            "Where `/metrics`, `/livez` and `/readyz` are answered: an address of this node, or `::` for all of them.",
+            "There is no password: beyond this node, policy must say who may ask. See docs/reference/metrics.md.",
+        ],
+    },
+    Setting {
+        key: "httpPort",
+        flag: Some("--http-port"),
+        value: "a port",
+        default: "10187",
+        example: "10187",
+        example_is_default: true,
+        text: &[
+            "TCP port of `httpAddress`. One that is in use is told by `status`, and enforcement goes on.",
+        ],
+    },
+    Setting {
         key: "onPolicyChange",
         flag: None,
         value: "`keep` or `recheck`",

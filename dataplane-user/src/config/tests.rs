@@ -26,6 +26,7 @@ fn nothing_said_is_the_default() {
 fn every_setting_is_taken() {
     let text = "node: n1\npolicies: /p\nkubernetes: true\nkubeconfig: /k\npinDir: /b/x\nbpffs: /b\nstateDir: /s\n\
                 attach: clsact\nxdp: native\n\
+                httpAddress: '::1'\nhttpPort: 9000\n\
                 onPolicyChange: recheck\ngrace: 2m\nnodePortAddresses: [10.0.0.0/8, 10.1.2.3]\n\
                 infraTunnels: false\ngovernLoopback: true\n";
     let nets = ["10.0.0.0/8", "10.1.2.3/32"].map(|n| n.parse().unwrap()).to_vec();
@@ -39,6 +40,7 @@ fn every_setting_is_taken() {
         state_dir: "/s".into(),
         attach: Some(Mechanism::Clsact),
         xdp: Mode::Native,
+        http: Listen { address: Some("::1".parse().unwrap()), port: 9000 },
         settings: Settings {
             on_policy_change: OnPolicyChange::Recheck,
             infra_tunnels: false,
@@ -77,6 +79,13 @@ fn what_is_no_settings_file_is_refused() {
     assert!(errors("- grace\n")[0].contains("expected a mapping"));
     assert!(errors("kind: GlobalNetworkPolicy\n")[0].contains("no Kubernetes object"));
     assert!(errors("grace: 2h\n")[0].contains("up to one hour"));
+    assert!(
+        errors("httpAddress: localhost\n")[0]
+            .contains("httpAddress \"localhost\": expected an IP address, or `off`")
+    );
+    assert!(errors("httpAddress: 127.0.0.1:80\n")[0].contains("a setting of its own"));
+    assert!(errors("httpPort: 0\n")[0].starts_with("c.yaml:1: httpPort"));
+    assert_eq!(good("httpAddress: off").http.address, None);
     assert!(errors("grace: 1500ms\n")[0].contains("whole seconds"));
     // A key that stands there twice: which one was meant?
     assert!(!errors("grace: 1s\ngrace: 2s\n").is_empty());

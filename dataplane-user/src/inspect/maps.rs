@@ -1,5 +1,6 @@
 //! Every pinned map: its kind, how full it is, its memory, what it is for.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
@@ -10,6 +11,7 @@ use serde::Serialize;
 
 use super::render::{entries, is_sliced};
 use crate::agent::state::State;
+use crate::compile::Tables;
 use crate::loader::object::{FLOW_MAPS, POLICY_MAPS};
 use crate::maps::Pinned;
 
@@ -68,6 +70,8 @@ pub fn all() -> impl Iterator<Item = &'static str> {
 /// The maps that are pinned. `slot`: the generation in force.
 pub fn list(pinned: &Pinned, slot: Option<u32>, state: &State) -> Result<Vec<MapView>> {
     let mut out = Vec::new();
+    let tables = slot.map(|slot| pinned.tables(slot)).transpose()?;
+    let lengths: BTreeMap<&str, usize> = tables.as_ref().map(lengths).into_iter().flatten().collect();
     for name in all().filter(|name| pinned.path(name).is_some()) {
         let outer = pinned.data(name)?;
         let inner = match slot {
@@ -81,13 +85,35 @@ pub fn list(pinned: &Pinned, slot: Option<u32>, state: &State) -> Result<Vec<Map
         out.push(MapView {
             name,
             kind,
-            entries: if counted { Some(entries(pinned, name, slot, state)?.len() as u64) } else { None },
+            entries: match lengths.get(name) {
+                Some(length) => Some(*length as u64),
+                None if counted => Some(entries(pinned, name, slot, state)?.len() as u64),
+                None => None,
+            },
             limit: info.max_entries().into(),
             memory: memory(&outer) + inner.as_ref().map_or(0, memory),
             purpose: purpose(name),
         });
     }
     Ok(out)
+}
+
+/// Entries of the maps of a generation.
+pub fn lengths(t: &Tables) -> [(&'static str, usize); 12] {
+    [
+        (names::MAP_SETTINGS, 1),
+        (names::MAP_DEVICES, t.devices.len()),
+        (names::MAP_ENDPOINTS, t.endpoints.len()),
+        (names::MAP_LISTS, t.lists.len()),
+        (names::MAP_RULES, t.rules.len()),
+        (names::MAP_ROWS, t.rows.len()),
+        (names::MAP_ADDR_CLASS, t.addr_class.len()),
+        (names::MAP_PORT_CLASS, t.port_class.len()),
+        (names::MAP_OWN_ADDRS, t.own_addrs.len()),
+        (names::MAP_FRONTENDS, t.frontends.len()),
+        (names::MAP_FAILSAFES, t.failsafes.len()),
+        (names::MAP_INFRA, t.infra.len()),
+    ]
 }
 
 /// Bytes, as the kernel counts them; 0 where it does not tell.
@@ -105,5 +131,6 @@ mod tests {
     #[test]
     fn every_map_has_a_purpose() {
         assert!(all().all(|map| purpose(map) != "?"));
+        assert!(lengths(&Tables::default()).iter().all(|(map, _)| is_sliced(map)));
     }
 }

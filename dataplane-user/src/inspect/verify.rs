@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::kernel::enter;
+use super::maps::lengths;
 use super::render::{Entry, generation};
 use crate::agent::folder::Folder;
 use crate::agent::lastgood::LastGood;
@@ -59,9 +60,8 @@ pub fn verify(state: &State, state_dir: &std::path::Path) -> Result<Verification
     let view = view(state)?;
     let derived =
         compile(&Snapshot::build(folder.accepted().world(), &view)).context("the policies do not compile")?;
-    let differences = differences(&kernel, derived, state);
-    let entries = generation(&kernel, state).values().map(Vec::len).sum();
-    Ok(Verification { generation: kernel.settings.generation, entries, differences })
+    let (generation, entries) = (kernel.settings.generation, lengths(&kernel).iter().map(|(_, n)| n).sum());
+    Ok(Verification { generation, entries, differences: differences(kernel, derived, state) })
 }
 
 fn view(state: &State) -> Result<NodeView> {
@@ -77,14 +77,15 @@ fn view(state: &State) -> Result<NodeView> {
 }
 
 /// Entry by entry, in words.
-fn differences(kernel: &Tables, mut derived: Tables, state: &State) -> Vec<Difference> {
+fn differences(mut kernel: Tables, mut derived: Tables, state: &State) -> Vec<Difference> {
     // What the writer gives, and no policy says.
     derived.settings.generation = kernel.settings.generation;
     for (ifindex, device) in &mut derived.devices {
         device.grace_until_ns = kernel.devices.get(ifindex).map_or(0, |d| d.grace_until_ns);
     }
     fill_empty(&mut derived);
-    let (kernel, derived) = (generation(kernel, state), generation(&derived, state));
+    drop_equal(&mut kernel, &mut derived);
+    let (kernel, derived) = (generation(&kernel, state), generation(&derived, state));
     let mut out = Vec::new();
     for (map, entries) in &kernel {
         let ours = by_key(entries);
@@ -102,6 +103,37 @@ fn differences(kernel: &Tables, mut derived: Tables, state: &State) -> Vec<Diffe
         }
     }
     out
+}
+
+/// Words for what is equal would be thrown away, and there may be millions of them. Entries of arrays are named by their
+/// places, so an array stays whole or goes.
+fn drop_equal(kernel: &mut Tables, derived: &mut Tables) {
+    fn keyed<K: Ord, V: PartialEq>(a: &mut BTreeMap<K, V>, b: &mut BTreeMap<K, V>) {
+        a.retain(|key, value| {
+            let equal = b.get(key) == Some(value);
+            if equal {
+                b.remove(key);
+            }
+            !equal
+        });
+    }
+    fn numbered<T: PartialEq>(a: &mut Vec<T>, b: &mut Vec<T>) {
+        if a == b {
+            a.clear();
+            b.clear();
+        }
+    }
+    numbered(&mut kernel.endpoints, &mut derived.endpoints);
+    numbered(&mut kernel.lists, &mut derived.lists);
+    numbered(&mut kernel.rules, &mut derived.rules);
+    numbered(&mut kernel.rows, &mut derived.rows);
+    keyed(&mut kernel.devices, &mut derived.devices);
+    keyed(&mut kernel.addr_class, &mut derived.addr_class);
+    keyed(&mut kernel.port_class, &mut derived.port_class);
+    keyed(&mut kernel.own_addrs, &mut derived.own_addrs);
+    keyed(&mut kernel.frontends, &mut derived.frontends);
+    keyed(&mut kernel.failsafes, &mut derived.failsafes);
+    keyed(&mut kernel.infra, &mut derived.infra);
 }
 
 fn by_key(entries: &[Entry]) -> BTreeMap<&str, String> {
@@ -134,8 +166,8 @@ mod tests {
         let tables = |rules: &[RuleEntry]| Tables { rules: rules.to_vec(), ..Tables::default() };
         let mut full = tables(&[rule(1)]);
         fill_empty(&mut full);
-        assert_eq!(differences(&full, tables(&[rule(1)]), &state()), []);
-        let found = differences(&full, tables(&[rule(0), rule(1)]), &state());
+        assert_eq!(differences(full.clone(), tables(&[rule(1)]), &state()), []);
+        let found = differences(full, tables(&[rule(0), rule(1)]), &state());
         let keys: Vec<(&str, &str, bool)> =
             found.iter().map(|d| (d.map, d.key.as_str(), d.kernel.is_some())).collect();
         assert_eq!(keys, [("pc_rules", "0", true), ("pc_rules", "1", false)]);

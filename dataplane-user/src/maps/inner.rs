@@ -7,6 +7,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 
 use super::Error;
+use super::batch;
 use super::patience::patiently;
 use super::template::{Fresh, typed};
 use crate::compile::Prefix;
@@ -24,9 +25,9 @@ pub fn array<V: Pod + PartialEq>(
     for (index, value) in values.iter().enumerate().filter(|(_, v)| *v != zero) {
         inner.set(index as u32, value, 0).map_err(|e| Error::map(map, "fill", e))?;
     }
+    let read = batch::values(&inner, inner.iter(), map)?;
     for (index, value) in values.iter().enumerate() {
-        let read = inner.get(&(index as u32), 0).map_err(|e| Error::map(map, "read back", e))?;
-        if read != *value {
+        if read.get(index) != Some(value) {
             return Err(Error::ReadBack { map, entry: index.to_string() });
         }
     }

@@ -4,6 +4,7 @@
 //! outlives generations: control word, flows, counters) → `pinned` (reading what is in force, agent or not).
 
 pub mod adopt;
+mod batch;
 pub mod error;
 pub mod generations;
 pub mod inner;

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aya::Pod;
-use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use dataplane_common::abi::{Control, RuleEntry, Settings};
 use dataplane_common::limits::GENERATION_SLOTS;
 use dataplane_common::names;
 
+use super::batch;
 use super::generations::{Source, take};
 use super::slots::pin_path;
 use super::state::monotonic_ns;
@@ -119,21 +120,19 @@ impl Pinned {
     fn array<V: Pod>(&self, map: &'static str, slot: u32) -> Result<Vec<V>, Error> {
         let found: Option<Array<MapData, V>> = self.open(map, slot)?;
         let Some(inner) = found else { return Ok(Vec::new()) };
-        inner.iter().collect::<Result<_, _>>().map_err(|e| Error::map(map, "read", e))
+        batch::values(&inner, inner.iter(), map)
     }
     fn hash<V: Pod>(&self, map: &'static str, slot: u32) -> Result<BTreeMap<u32, V>, Error> {
         let found: Option<HashMap<MapData, u32, V>> = self.open(map, slot)?;
         let Some(inner) = found else { return Ok(BTreeMap::new()) };
-        inner.iter().collect::<Result<_, _>>().map_err(|e| Error::map(map, "read", e))
+        Ok(batch::entries(&inner, inner.iter(), map)?.into_iter().collect())
     }
     fn trie<K: Pod + Ord>(&self, map: &'static str, slot: u32) -> Result<BTreeMap<Prefix<K>, u32>, Error> {
         let found: Option<LpmTrie<MapData, K, u32>> = self.open(map, slot)?;
         let Some(inner) = found else { return Ok(BTreeMap::new()) };
-        inner
-            .iter()
-            .map(|entry| entry.map(|(key, value)| (Prefix { key: key.data(), len: key.prefix_len() }, value)))
-            .collect::<Result<_, _>>()
-            .map_err(|e| Error::map(map, "read", e))
+        let prefix = |key: Key<K>| Prefix { key: key.data(), len: key.prefix_len() };
+        let entries = batch::entries(&inner, inner.iter(), map)?;
+        Ok(entries.into_iter().map(|(key, value)| (prefix(key), value)).collect())
     }
 }
 

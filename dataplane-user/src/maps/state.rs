@@ -20,6 +20,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::Error;
 use super::adopt::BOTH_HOOKS;
+use super::batch;
 use super::generations::{Source, take};
 use super::patience::patiently;
 
@@ -102,10 +103,10 @@ impl State {
     /// Entries of the tables of confirmed flows, unconfirmed ones, those of failsafes, and of first fragments.
     pub fn counts(&self) -> FlowCounts {
         FlowCounts {
-            confirmed: self.flows.keys().filter(Result::is_ok).count(),
-            unconfirmed: self.flows_new.keys().filter(Result::is_ok).count(),
-            failsafe: self.flows_safe.keys().filter(Result::is_ok).count(),
-            fragments: self.fragments.keys().filter(Result::is_ok).count(),
+            confirmed: batch::count(&self.flows, self.flows.keys()),
+            unconfirmed: batch::count(&self.flows_new, self.flows_new.keys()),
+            failsafe: batch::count(&self.flows_safe, self.flows_safe.keys()),
+            fragments: batch::count(&self.fragments, self.fragments.keys()),
         }
     }
     /// Events that CPUs left out and have not yet told with a later one.
@@ -132,7 +133,7 @@ impl State {
     }
     /// Every confirmed flow.
     pub fn flows(&self) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
-        entries(self.flows.iter(), names::MAP_FLOWS)
+        batch::entries(&self.flows, self.flows.iter(), names::MAP_FLOWS)
     }
     /// How many flows stand in a table.
     pub fn count_flows(&self, table: FlowTable) -> usize {
@@ -144,15 +145,15 @@ impl State {
     }
     /// Every unconfirmed flow.
     pub fn flows_new(&self) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
-        entries(self.flows_new.iter(), names::MAP_FLOWS_NEW)
+        batch::entries(&self.flows_new, self.flows_new.iter(), names::MAP_FLOWS_NEW)
     }
     /// Every flow that a failsafe admitted.
     pub fn flows_safe(&self) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
-        entries(self.flows_safe.iter(), names::MAP_FLOWS_SAFE)
+        batch::entries(&self.flows_safe, self.flows_safe.iter(), names::MAP_FLOWS_SAFE)
     }
     /// Every record of a first fragment.
     pub fn fragments(&self) -> Result<Vec<(FragmentKey, FragmentEntry)>, Error> {
-        entries(self.fragments.iter(), names::MAP_FRAGMENTS)
+        batch::entries(&self.fragments, self.fragments.iter(), names::MAP_FRAGMENTS)
     }
     /// Removes a confirmed flow, if it is still there.
     pub fn remove_flow(&mut self, key: &FlowKey) -> Result<(), Error> {
@@ -216,13 +217,13 @@ impl State {
     /// Hits per rule identity and device, summed over CPUs; `last_seen_ns` is that of the latest CPU, to be compared
     /// with [`State::now_ns`].
     pub fn rule_hits(&self) -> Result<BTreeMap<RuleCounterKey, RuleHits>, Error> {
-        let read = entries(self.rule_hits.iter(), names::MAP_RULE_HITS)?;
+        let read = batch::one_by_one(self.rule_hits.iter(), names::MAP_RULE_HITS)?;
         Ok(read.into_iter().map(|(key, per_cpu)| (key, sum_hits(per_cpu.iter()))).collect())
     }
     /// Packets that are not IP by ethertype (D20), summed over CPUs. The map holds at most `MAX_ETHERTYPES` keys: what
     /// `counters` has more of under `not_ip` and `unknown_ethertype` is of other ethertypes.
     pub fn ethertypes(&self) -> Result<BTreeMap<EthertypeKey, Counter>, Error> {
-        let read = entries(self.ethertypes.iter(), names::MAP_ETHERTYPES)?;
+        let read = batch::one_by_one(self.ethertypes.iter(), names::MAP_ETHERTYPES)?;
         Ok(read.into_iter().map(|(key, per_cpu)| (key, sum(per_cpu.iter()))).collect())
     }
     /// What happened to the flow tables (D18), summed over CPUs.
@@ -293,16 +294,6 @@ fn sum_hits<'a>(per_cpu: impl Iterator<Item = &'a RuleHits>) -> RuleHits {
         bytes: a.bytes.wrapping_add(b.bytes),
         last_seen_ns: a.last_seen_ns.max(b.last_seen_ns),
     })
-}
-
-fn entries<K, V>(
-    iter: impl Iterator<Item = Result<(K, V), MapError>>,
-    map: &'static str,
-) -> Result<Vec<(K, V)>, Error> {
-    // An entry may vanish between its key and its value: it is simply no longer there.
-    iter.filter(|e| !matches!(e, Err(MapError::KeyNotFound)))
-        .collect::<Result<_, _>>()
-        .map_err(|e| Error::map(map, "read", e))
 }
 
 fn gone_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {

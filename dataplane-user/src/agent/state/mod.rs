@@ -19,6 +19,8 @@ pub use parts::{
 
 /// Version of every JSON that we print or write.
 pub const API_VERSION: &str = "portcullis.dev/v1alpha1";
+/// In [`State::trouble`]: nobody is answered about this agent, who enforces all the same.
+const HTTP: &str = "http";
 
 /// `status -o json`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -138,7 +140,13 @@ impl State {
             idle_policies: facts.idle_policies.iter().map(ToString::to_string).collect(),
             not_for_hosts: facts.not_for_hosts.iter().map(ToString::to_string).collect(),
             misses: facts.misses.iter().map(ToString::to_string).collect(),
-            trouble: agent.trouble.clone().into_iter().chain(agent.source.troubles()).collect(),
+            trouble: agent
+                .trouble
+                .clone()
+                .into_iter()
+                .chain(agent.source.troubles())
+                .chain(agent.answers.trouble().map(|why| (HTTP.to_owned(), why)))
+                .collect(),
             problems: agent.source.problems().iter().map(ProblemState::from).collect(),
             kept: agent.source.kept().into_iter().map(KeptState::from).collect(),
             last_good_ignored: agent.restored.ignored.clone(),
@@ -147,6 +155,13 @@ impl State {
             taken_away: agent.taken_away.iter().map(|(place, t)| (place.clone(), t.into())).collect(),
             rules: rules(agent),
         }
+    }
+
+    /// All that the source says, as far as it is valid, is in force.
+    pub fn in_sync(&self) -> bool {
+        self.generation > 0
+            && self.trouble.keys().all(|place| place == HTTP)
+            && self.kubernetes.as_ref().is_none_or(|k| k.in_sync)
     }
 
     /// The line that people, tests and scripts wait for.
