@@ -10,6 +10,7 @@ pub mod selector;
 pub mod agent;
 pub mod compile;
 pub mod config;
+pub mod crd;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod index;

@@ -4,10 +4,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Args, Command, CommandFactory as _};
+use clap::{Args, Command, CommandFactory as _, Subcommand};
 use clap_complete::Shell;
+use serde_json::Value;
 
+use super::output::print_lines;
 use super::{Answer, Cli};
+use crate::crd;
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
@@ -19,6 +22,42 @@ use super::{Answer, Cli};
 Exit codes: 0 done; 2 wrong usage.")]
 pub struct CompletionsArgs {
     shell: Shell,
+}
+
+/// Print the manifests of this program's custom resources
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  portcullis generate crds > crds.yaml
+
+Exit codes: 0 done; 2 wrong usage.")]
+pub struct GenerateArgs {
+    #[command(subcommand)]
+    what: Generated,
+}
+
+#[derive(Debug, Subcommand)]
+enum Generated {
+    /// Print CustomResourceDefinitions: Calico's kinds, for clusters without Calico, and our own
+    #[command(after_help = "Examples:
+  portcullis generate crds | kubectl create -f -              without Calico; never over definitions that exist
+  portcullis generate crds --group portcullis.dev             beside Calico: only our own
+
+Exit codes: 0 done; 2 wrong usage.")]
+    Crds {
+        /// Only those of this group: projectcalico.org or portcullis.dev
+        #[arg(long, value_parser = ["projectcalico.org", "portcullis.dev"])]
+        group: Option<String>,
+    },
+}
+
+pub(super) fn generate(args: &GenerateArgs) -> Result<Answer> {
+    let Generated::Crds { group } = &args.what;
+    let is_wanted = |object: &&Value| group.as_ref().is_none_or(|group| object["spec"]["group"] == **group);
+    let manifests = crd::definitions()?;
+    let objects: Vec<&Value> = manifests.iter().map(|manifest| &manifest.object).filter(is_wanted).collect();
+    let text = crd::to_yaml(&objects)?;
+    print_lines(text.lines())?;
+    Ok(Answer::Yes)
 }
 
 pub(super) fn completions(args: &CompletionsArgs) -> Result<Answer> {
@@ -117,11 +156,20 @@ pub fn files() -> Result<Vec<(PathBuf, String)>> {
     let man = man_pages()?.into_iter().map(|(name, text)| (Path::new("docs/man").join(name), text));
     let page = (PathBuf::from("docs/reference/cli.md"), reference_page());
     let codes = (PathBuf::from("docs/reference/exit-codes.md"), exit_codes_page());
-    let mut files: Vec<(PathBuf, String)> = [page, codes].into_iter().chain(man).collect();
+    let crds: Result<Vec<_>> = crd::calico().into_iter().map(manifest).collect();
+    let files = [page, codes].into_iter().chain(man).chain(crds?);
     #[cfg(feature = "kubernetes")]
-    {
+    let files = {
         use crate::kubernetes::report::crd;
-        files.push((crd::CRD_FILE.into(), crd::manifest()?));
-    }
-    Ok(files)
+        files.chain([(crd::CRD_FILE.into(), crd::manifest()?)])
+    };
+    Ok(files.collect())
+}
+
+fn manifest(manifest: crd::Manifest) -> Result<(PathBuf, String)> {
+    let head = "# Generated from the program, like docs/reference/cli.md.\n";
+    Ok((
+        Path::new("packaging/crds").join(manifest.file),
+        format!("{head}{}", crd::to_yaml(&[&manifest.object])?),
+    ))
 }

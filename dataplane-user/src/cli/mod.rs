@@ -64,6 +64,7 @@ enum Command {
     Observe(observe::ObserveArgs),
     Maps(maps::MapsArgs),
     Diag(diag::DiagArgs),
+    Generate(generate::GenerateArgs),
     Completions(generate::CompletionsArgs),
     Detach(detach::DetachArgs),
 }
@@ -95,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Observe(args) => observe::run(&args),
         Command::Maps(args) => maps::run(&args),
         Command::Diag(args) => diag::run(&args),
+        Command::Generate(args) => generate::generate(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Detach(args) => detach::run(&args),
     };

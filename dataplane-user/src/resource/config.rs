@@ -12,17 +12,17 @@ use crate::policy::{AutoTemplate, Failsafe, FelixConfiguration, KubeControllersC
 use crate::selector::Selector;
 
 /// Longest regular expression over device names.
-const MAX_PATTERN_CHARS: usize = 256;
+pub(crate) const MAX_PATTERN_CHARS: usize = 256;
 /// Bytes that a compiled regular expression may take: one of a few characters can ask for gigabytes.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
 /// Most templates of host endpoints.
-const MAX_TEMPLATES: usize = 256;
+pub(crate) const MAX_TEMPLATES: usize = 256;
 
 /// The name of the configuration that holds for everybody.
 pub(crate) const DEFAULT_NAME: &str = "default";
 
 /// Settings of Felix whose subject is decided here in another way.
-const DECIDED_OTHERWISE: [(&str, &str); 16] = [
+pub(crate) const DECIDED_OTHERWISE: [(&str, &str); 16] = [
     ("bpfEnabled", "this program always enforces by eBPF, beside kube-proxy (D11)"),
     ("bpfEnforceRPF", "write the annotation portcullis.dev/anti-spoof on the HostEndpoint (D27)"),
     ("bpfDataIfacePattern", "host endpoints say which devices are governed (D6)"),

@@ -16,7 +16,7 @@ pub(crate) const MAX_SET_NETS: usize = 1 << 18;
 /// Most expectedIPs, profiles or ports of one host endpoint.
 pub(crate) const MAX_ENDPOINT_ITEMS: usize = 1024;
 /// Longest device name of Linux.
-const MAX_DEVICE_CHARS: usize = 15;
+pub(crate) const MAX_DEVICE_CHARS: usize = 15;
 const TRUE_OR_FALSE: &[&str] = &["true", "false"];
 
 pub(crate) fn host_endpoint(ctx: &mut Context, meta: &Meta, root: &mut Fields<'_>) -> Option<HostEndpoint> {

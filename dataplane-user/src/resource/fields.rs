@@ -127,7 +127,8 @@ impl<'a> At<'a> {
         if found.is_none() {
             self.error(ctx, "expected a number, without quotes");
         }
-        found
+        // -0.0 is 0, but sorts before it.
+        found.map(|number| number + 0.0)
     }
 
     /// A whole number from `least` to `most`.

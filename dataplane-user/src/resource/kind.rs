@@ -114,6 +114,10 @@ impl Kind {
     pub fn plural(self) -> &'static str {
         self.row().2
     }
+    /// `gnp`
+    pub fn short_name(self) -> &'static str {
+        self.row().3
+    }
     pub fn group(self) -> Group {
         self.row().4
     }

@@ -4,16 +4,16 @@
 pub(crate) mod document;
 pub(crate) mod fields;
 mod kind;
-mod meta;
+pub(crate) mod meta;
 pub(crate) mod scalar;
 
-mod config;
+pub(crate) mod config;
 mod core;
-mod endpoint;
-mod entity;
+pub(crate) mod endpoint;
+pub(crate) mod entity;
 mod network_policy;
 mod object;
-mod rule;
+pub(crate) mod rule;
 
 mod store;
 

@@ -11,7 +11,7 @@ use crate::policy::{Port, PortRange, Protocol};
 /// Where it is explained, as `lint` tells it.
 const HOST_BITS_PAGE: &str = "[L05, docs/lint/L05.md]";
 /// Longest name of a port (§1.3).
-const MAX_PORT_NAME_CHARS: usize = 128;
+pub(crate) const MAX_PORT_NAME_CHARS: usize = 128;
 
 /// The protocols that have names, as they must be written.
 pub(crate) const PROTOCOLS: [(&str, Protocol); 6] =
@@ -39,17 +39,17 @@ impl At<'_> {
             }
             return self.not_mapped(ctx, net);
         }
-        match text.parse::<IpNet>() {
-            Ok(net) => {
+        match parse_net(text) {
+            Some(net) => {
                 if net != net.trunc() {
                     self.warn(
                         ctx,
                         format!("has bits behind the prefix; read as {} {HOST_BITS_PAGE}", net.trunc()),
                     );
                 }
-                self.not_mapped(ctx, net.trunc())
+                self.not_mapped(ctx, net).map(|net| net.trunc())
             }
-            Err(_) => {
+            None => {
                 self.error(ctx, "no network; write address/prefix length, such as 10.0.0.0/8 or fd00::/8");
                 None
             }
@@ -58,7 +58,7 @@ impl At<'_> {
 
     fn not_mapped(&self, ctx: &mut Context, net: IpNet) -> Option<IpNet> {
         match net {
-            IpNet::V6(v6) if v6.prefix_len() >= 96 && v6.addr().to_ipv4_mapped().is_some() => {
+            IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => {
                 self.error(
                     ctx,
                     "an IPv4 network in IPv6 clothes, which no packet has; write the IPv4 network",
@@ -72,7 +72,8 @@ impl At<'_> {
     /// `TCP`, `6` or `"6"` (§1.2).
     pub(crate) fn protocol(&self, ctx: &mut Context) -> Option<Protocol> {
         let number = match self.value {
-            Value::String(text) => match text.parse::<u64>() {
+            // Neither a sign nor leading zeros: what looks like another notation is none of ours.
+            Value::String(text) if !text.starts_with(['+', '0']) => match text.parse::<u64>() {
                 Ok(number) => Some(number),
                 Err(_) => return self.choice(ctx, &PROTOCOLS),
             },
@@ -122,7 +123,9 @@ impl At<'_> {
     }
 
     fn range_between(&self, ctx: &mut Context, first: &str, last: &str) -> Option<Port> {
-        let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+        // `parse` would take a sign.
+        let digits = |text: &&str| text.bytes().all(|b| b.is_ascii_digit());
+        let number = |text| Some(text).filter(digits)?.parse::<u16>().ok().filter(|port| *port > 0);
         match (number(first), number(last)) {
             (Some(first), Some(last)) if first <= last => Some(Port::Range(PortRange { first, last })),
             (Some(first), Some(last)) => {
@@ -135,6 +138,15 @@ impl At<'_> {
             }
         }
     }
+}
+
+/// `IpNet` alone would read 010.0.0.0/8 as 10.0.0.0/8, where others read 8.0.0.0/8.
+fn parse_net(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    if length.len() > 1 && length.starts_with('0') {
+        return None;
+    }
+    IpNet::new(address.parse().ok()?, Some(length).filter(|l| !l.starts_with('+'))?.parse().ok()?).ok()
 }
 
 /// Whether a bare address among networks deserves a warning.

@@ -107,6 +107,10 @@ fn v18_to_v23_networks() {
     refused(&rule("action: Allow, source: {nets: []}"), &["empty list"]);
     refused(&rule("action: Allow, source: {nets: [10.0.0.0/8, 10.0.0.0/8]}"), &["twice"]);
     refused(&rule("action: Allow, source: {nets: ['::ffff:1.2.3.4']}"), &["write the IPv4"]);
+    // Notations that others read in another way.
+    for net in ["010.0.0.0/8", "10.0.0.0/08", "10.0.0.0/+8", "'::ffff:1.2.3.4/64'"] {
+        refused(&rule(&format!("action: Allow, source: {{nets: [{net}]}}")), &["nets[0]"]);
+    }
     refused(&set("garbage"), &["spec.nets[0]", "garbage"]);
     refused(&set("10.0.0.0/33"), &["spec.nets[0]"]);
     let world = accepted(&set("10.0.0.1, 'fd00::/8'"));
@@ -125,13 +129,13 @@ fn v25_to_v33_ports_and_protocols() {
         &rule("action: Allow, protocol: TCP, destination: {ports: ['32767:30000']}"),
         &["\"30000:32767\""],
     );
-    for port in ["0", "'0:80'", "70000", "'1:70000'", "-1", "1.5", "''", "'a b'", "true"] {
+    for port in ["0", "'0:80'", "'+1:80'", "70000", "'1:70000'", "-1", "1.5", "''", "'a b'", "true"] {
         refused(
             &rule(&format!("action: Allow, protocol: TCP, destination: {{ports: [{port}]}}")),
             &["ports[0]"],
         );
     }
-    for protocol in ["0", "256", "tcp", "TCPX", "-1"] {
+    for protocol in ["0", "256", "tcp", "TCPX", "-1", "'+6'", "'06'"] {
         refused(&rule(&format!("action: Allow, protocol: {protocol}")), &["spec.ingress[0].protocol"]);
     }
     refused(&rule("action: Allow, protocol: tcp"), &["write TCP"]);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use kube::CustomResourceExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::types::NodePolicyStatus;
 
@@ -14,19 +14,29 @@ const HEAD: &str = "\
 # generated` writes it again.
 ";
 
-/// The manifest as YAML.
+/// The definition.
 ///
 /// # Errors
-/// The definition cannot be written as YAML.
-pub fn manifest() -> Result<String> {
+/// It cannot be written as JSON.
+pub fn definition() -> Result<Value> {
     let mut crd = serde_json::to_value(NodePolicyStatus::crd()).context("the definition is no JSON")?;
+    let (label, us) = crate::crd::MANAGED_BY;
+    crd["metadata"]["labels"] = json!({label: us});
     let version = &mut crd["spec"]["versions"][0];
     if let Some(version) = version.as_object_mut() {
         // The agent is the only writer: see `types`.
         version.remove("subresources");
     }
     strip_defaults(&mut version["schema"]["openAPIV3Schema"]);
-    let yaml = serde_saphyr::to_string(&crd).context("the definition is no YAML")?;
+    Ok(crd)
+}
+
+/// The manifest as YAML.
+///
+/// # Errors
+/// The definition cannot be written as YAML.
+pub fn manifest() -> Result<String> {
+    let yaml = serde_saphyr::to_string(&definition()?).context("the definition is no YAML")?;
     Ok(format!("{HEAD}{yaml}"))
 }
 

@@ -1,0 +1,47 @@
+//! Many requests over one connection: hundreds of objects are put to the server in seconds.
+
+use std::{fmt::Write as _, fs, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::{ADMIN, Cluster, SERVER};
+
+impl Cluster {
+    /// POSTs each body to its path as the administrator, in order: status codes and answers.
+    pub fn post_all(&self, requests: &[(String, Value)]) -> Result<Vec<(u16, Value)>> {
+        let folder = tempfile::tempdir()?;
+        let file =
+            |kind: &str, number: usize| folder.path().join(format!("{kind}-{number}")).display().to_string();
+        let mut script = String::new();
+        for (number, (path, body)) in requests.iter().enumerate() {
+            fs::write(file("body", number), body.to_string())?;
+            let (body, answer) = (file("body", number), file("answer", number));
+            let next = if number == 0 { "" } else { "next\n" };
+            writeln!(
+                script,
+                "{next}url = \"{SERVER}{path}\"\nrequest = \"POST\"\ninsecure\nsilent\nmax-time = 20\nheader = \
+                 \"Authorization: Bearer {ADMIN}\"\nheader = \"Content-Type: application/json\"\ndata-binary = \
+                 \"@{body}\"\noutput = \"{answer}\"\nwrite-out = \"%{{http_code}}\\n\""
+            )?;
+        }
+        let config = file("script", 0);
+        fs::write(&config, script)?;
+        let output = Command::new(&self.enter[0])
+            .args(&self.enter[1..])
+            .args(["curl", "-K", &config])
+            .output()
+            .context("cannot run curl")?;
+        let codes = String::from_utf8_lossy(&output.stdout).into_owned();
+        let codes: Vec<u16> =
+            codes.lines().map(str::parse).collect::<Result<_, _>>().context("curl's codes")?;
+        if codes.len() != requests.len() {
+            bail!("{} answers for {} requests", codes.len(), requests.len());
+        }
+        let answer = |(number, code)| {
+            let text = fs::read_to_string(file("answer", number)).unwrap_or_default();
+            Ok((code, serde_json::from_str(&text).unwrap_or(Value::Null)))
+        };
+        codes.into_iter().enumerate().map(answer).collect()
+    }
+}
