@@ -81,13 +81,15 @@ fn documents() -> Result<Vec<Value>> {
 
 fn add(found: &mut Vec<Value>, document: Document) {
     if !document.is_scenario() {
-        found.push(document.value);
+        found.push((*document.value).clone());
         return;
     }
     let spec = &document.value["spec"];
     let steps = spec["steps"].as_array().into_iter().flatten().map(|step| &step["apply"]);
     for text in steps.chain([&spec["documents"]]).filter_map(Value::as_str) {
-        found.extend(documents_from_str("scenario", text).0.into_iter().map(|document| document.value));
+        found.extend(
+            documents_from_str("scenario", text).0.into_iter().map(|document| (*document.value).clone()),
+        );
     }
 }
 
