@@ -21,6 +21,8 @@ pub mod lint;
 pub mod loader;
 pub mod maps;
 pub mod observe;
+#[cfg(feature = "kubernetes")]
+pub mod plugin;
 
 pub mod model;
 pub mod scenario;

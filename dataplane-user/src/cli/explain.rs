@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use dataplane_common::abi::Hook;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::Answer;
@@ -15,7 +16,7 @@ use crate::agent::lastgood::LastGood;
 use crate::agent::state::{API_VERSION, State};
 use crate::loader::link::Links;
 use crate::model::Model;
-use crate::policy::{NodeView, Severity};
+use crate::policy::{NodeView, Severity, World};
 use crate::resource::Store;
 use crate::scenario::engine::{Engine, Outcome, PacketIn};
 use crate::scenario::{format::PacketSpec, frame_of};
@@ -25,6 +26,24 @@ use crate::scenario::{format::PacketSpec, frame_of};
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub struct ExplainArgs {
+    #[command(flatten)]
+    packet: PacketArgs,
+    /// Folder of policies. Default: the one that the agent watches
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
+    /// As given to `run`
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    state_dir: PathBuf,
+    /// Name of this node. Default: that of the agent, or the hostname
+    #[arg(long)]
+    node: Option<String>,
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: ExplainOutput,
+}
+
+/// The packet, as a command line describes it.
+#[derive(Clone, Debug, Args)]
+pub struct PacketArgs {
     /// Device that receives the packet
     #[arg(long = "in", value_name = "DEV", required_unless_present = "out", conflicts_with = "out")]
     ingress: Option<String>,
@@ -33,7 +52,7 @@ pub struct ExplainArgs {
     out: Option<String>,
     /// With --out: the device that a forwarded packet came from. Default: a local process sends it
     #[arg(long, value_name = "DEV", requires = "out")]
-    forwarded_from: Option<String>,
+    pub forwarded_from: Option<String>,
     /// Source address
     #[arg(long, value_name = "IP")]
     from: IpAddr,
@@ -47,17 +66,6 @@ pub struct ExplainArgs {
     dport: Option<u16>,
     #[arg(long, value_name = "PORT", default_value_t = 40_000)]
     sport: u16,
-    /// Folder of policies. Default: the one that the agent watches
-    #[arg(long, value_name = "DIR")]
-    policies: Option<PathBuf>,
-    /// As given to `run`
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
-    state_dir: PathBuf,
-    /// Name of this node. Default: that of the agent, or the hostname
-    #[arg(long)]
-    node: Option<String>,
-    #[arg(short, long, value_enum, default_value = "text")]
-    output: ExplainOutput,
 }
 
 const HELP: &str = "Examples:
@@ -86,31 +94,53 @@ pub fn run(args: &ExplainArgs) -> Result<Answer> {
     tell(report.problems.iter().filter(|p| p.severity == Severity::Error));
     let of_agent = || State::load(&args.state_dir).ok().map(|s| s.node);
     let view = live_view(&args.node.clone().or_else(of_agent).map_or_else(hostname, Ok)?)?;
-    let (device, hook) = match (&args.ingress, &args.out) {
-        (Some(device), _) => (device, Hook::Ingress),
-        (None, Some(device)) => (device, Hook::Egress),
-        (None, None) => bail!("name the device with --in or --out"),
-    };
-    for name in [Some(device), args.forwarded_from.as_ref()].into_iter().flatten() {
-        if !view.devices.contains_key(name) {
-            let known: Vec<&str> = view.devices.keys().map(String::as_str).collect();
-            bail!("this node has no device {name}; it has {}", known.join(", "));
-        }
-    }
-    let frame = frame_of(&packet(args)?).map_err(|e| anyhow!("{e}"))?;
-    let mut model = Model::new();
-    model.set_world(store.world(), &view)?;
-    let packet = PacketIn { device: device.clone(), hook, from: args.forwarded_from.clone(), frame };
-    let outcome = model.judge(&packet)?;
+    let explanation = args.packet.judge(store.world(), &view)?;
     match args.output {
-        ExplainOutput::Text => print_lines(lines(&outcome))?,
-        ExplainOutput::Json => print_json(&json!({
-            "apiVersion": API_VERSION, "kind": "Explanation", "verdict": outcome.verdict,
-            "stage": outcome.stage, "reason": outcome.reason, "tier": outcome.tier,
-            "policy": outcome.policy, "rule": outcome.rule, "trace": outcome.trace,
-        }))?,
+        ExplainOutput::Text => print_lines(explanation.lines())?,
+        ExplainOutput::Json => print_json(&serde_json::to_value(&explanation)?)?,
     }
-    Ok(if outcome.verdict == "Deny" { Answer::No } else { Answer::Yes })
+    Ok(explanation.answer())
+}
+
+/// What policy does with a packet, and why: `explain -o json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    pub api_version: String,
+    pub kind: String,
+    /// `Allow`, `Deny` or `Ungoverned`.
+    pub verdict: String,
+    pub stage: String,
+    pub reason: String,
+    pub tier: Option<String>,
+    pub policy: Option<String>,
+    pub rule: Option<u32>,
+    pub trace: Vec<String>,
+}
+
+impl Explanation {
+    fn new(outcome: Outcome) -> Self {
+        let Outcome { verdict, stage, tier, policy, rule, reason, trace } = outcome;
+        let (api_version, kind) = (API_VERSION.to_owned(), "Explanation".to_owned());
+        Self { api_version, kind, verdict, stage, reason, tier, policy, rule, trace }
+    }
+
+    /// No: the packet is denied.
+    pub(super) fn answer(&self) -> Answer {
+        if self.verdict == "Deny" { Answer::No } else { Answer::Yes }
+    }
+
+    /// For people.
+    pub fn lines(&self) -> Vec<String> {
+        let mut out = vec![format!("{} at stage {} ({})", self.verdict, self.stage, self.reason)];
+        if let Some(policy) = &self.policy {
+            let rule = self.rule.map_or_else(|| "its end".to_owned(), |r| format!("rule {r}"));
+            let tier = self.tier.as_deref().unwrap_or("default");
+            out.push(format!("decided by {policy}, {rule}, tier {tier}"));
+        }
+        out.extend(self.trace.iter().map(|line| format!("  {line}")));
+        out
+    }
 }
 
 pub fn live_view(node: &str) -> Result<NodeView> {
@@ -124,43 +154,76 @@ pub fn live_view(node: &str) -> Result<NodeView> {
     })
 }
 
-/// As a scenario's `packet:` would say it.
-fn packet(args: &ExplainArgs) -> Result<PacketSpec> {
-    if args.from.is_ipv4() != args.to.is_ipv4() {
-        bail!("--from {} and --to {} are of different IP versions", args.from, args.to);
-    }
-    let proto = args.proto.parse::<u8>().map_or_else(|_| json!(protocol_name(&args.proto)), |n| json!(n));
-    let mut spec = Map::new();
-    spec.insert("src".into(), json!(args.from));
-    spec.insert("dst".into(), json!(args.to));
-    spec.insert("protocol".into(), proto);
-    let has_ports = ["tcp", "udp", "sctp", "udplite", "6", "17", "132", "136"]
-        .contains(&args.proto.to_lowercase().as_str());
-    match (has_ports, args.dport) {
-        (true, None) => bail!("--proto {} needs --dport", args.proto),
-        (true, Some(port)) => {
-            spec.insert("sport".into(), json!(args.sport));
-            spec.insert("dport".into(), json!(port));
+impl PacketArgs {
+    /// The device that is asked, and its hook.
+    pub fn device(&self) -> Result<(&str, Hook)> {
+        match (&self.ingress, &self.out) {
+            (Some(device), _) => Ok((device, Hook::Ingress)),
+            (None, Some(device)) => Ok((device, Hook::Egress)),
+            (None, None) => bail!("name the device with --in or --out"),
         }
-        (false, Some(_)) => bail!("--proto {} has no ports: leave --dport out", args.proto),
-        (false, None) => {}
     }
-    serde_json::from_value(Value::Object(spec)).context("cannot describe this packet")
+
+    /// Judges it by the reference model.
+    ///
+    /// # Errors
+    /// The node has no such device, or there is no such packet.
+    pub fn judge(&self, world: &World, view: &NodeView) -> Result<Explanation> {
+        let (device, hook) = self.device()?;
+        for name in [Some(device), self.forwarded_from.as_deref()].into_iter().flatten() {
+            if !view.devices.contains_key(name) {
+                let known: Vec<&str> = view.devices.keys().map(String::as_str).collect();
+                bail!("this node has no device {name}; it has {}", known.join(", "));
+            }
+        }
+        let frame = frame_of(&self.spec()?).map_err(|e| anyhow!("{e}"))?;
+        let mut model = Model::new();
+        model.set_world(world, view)?;
+        let packet = PacketIn { device: device.to_owned(), hook, from: self.forwarded_from.clone(), frame };
+        Ok(Explanation::new(model.judge(&packet)?))
+    }
+
+    /// The same on another command line.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = vec![format!("--from={}", self.from), format!("--to={}", self.to)];
+        words.push(format!("--proto={}", self.proto));
+        words.push(format!("--sport={}", self.sport));
+        let options =
+            [("--in", &self.ingress), ("--out", &self.out), ("--forwarded-from", &self.forwarded_from)];
+        for (option, value) in options {
+            words.extend(value.iter().map(|value| format!("{option}={value}")));
+        }
+        words.extend(self.dport.map(|port| format!("--dport={port}")));
+        words
+    }
+
+    /// As a scenario's `packet:` would say it.
+    fn spec(&self) -> Result<PacketSpec> {
+        if self.from.is_ipv4() != self.to.is_ipv4() {
+            bail!("--from {} and --to {} are of different IP versions", self.from, self.to);
+        }
+        let proto = self.proto.parse::<u8>().map_or_else(|_| json!(protocol_name(&self.proto)), |n| json!(n));
+        let mut spec = Map::new();
+        spec.insert("src".into(), json!(self.from));
+        spec.insert("dst".into(), json!(self.to));
+        spec.insert("protocol".into(), proto);
+        let has_ports = ["tcp", "udp", "sctp", "udplite", "6", "17", "132", "136"]
+            .contains(&self.proto.to_lowercase().as_str());
+        match (has_ports, self.dport) {
+            (true, None) => bail!("--proto {} needs --dport", self.proto),
+            (true, Some(port)) => {
+                spec.insert("sport".into(), json!(self.sport));
+                spec.insert("dport".into(), json!(port));
+            }
+            (false, Some(_)) => bail!("--proto {} has no ports: leave --dport out", self.proto),
+            (false, None) => {}
+        }
+        serde_json::from_value(Value::Object(spec)).context("cannot describe this packet")
+    }
 }
 
 /// Calico's spelling, whatever the case was.
 fn protocol_name(text: &str) -> String {
     let known = ["TCP", "UDP", "ICMP", "ICMPv6", "SCTP", "UDPLite"];
     known.iter().find(|k| k.eq_ignore_ascii_case(text)).map_or(text, |k| k).to_owned()
-}
-
-fn lines(outcome: &Outcome) -> Vec<String> {
-    let mut out = vec![format!("{} at stage {} ({})", outcome.verdict, outcome.stage, outcome.reason)];
-    if let Some(policy) = &outcome.policy {
-        let rule = outcome.rule.map_or_else(|| "its end".to_owned(), |r| format!("rule {r}"));
-        let tier = outcome.tier.as_deref().unwrap_or("default");
-        out.push(format!("decided by {policy}, {rule}, tier {tier}"));
-    }
-    out.extend(outcome.trace.iter().map(|line| format!("  {line}")));
-    out
 }

@@ -9,6 +9,8 @@ mod diag;
 mod explain;
 pub mod generate;
 mod get;
+#[cfg(feature = "kubernetes")]
+mod kubectl;
 mod lint;
 mod maps;
 mod observe;
@@ -62,6 +64,8 @@ enum Command {
     Status(status::StatusArgs),
     Suspend(suspend::SuspendArgs),
     Observe(observe::ObserveArgs),
+    #[cfg(feature = "kubernetes")]
+    Kubectl(Box<kubectl::KubectlArgs>),
     Maps(maps::MapsArgs),
     Diag(diag::DiagArgs),
     Generate(generate::GenerateArgs),
@@ -78,6 +82,10 @@ enum Answer {
 
 /// Entry of the binary.
 pub fn main() -> ExitCode {
+    #[cfg(feature = "kubernetes")]
+    if let Some(code) = kubectl::as_plugin(std::env::args_os()) {
+        return code;
+    }
     let cli = Cli::parse();
     start_log();
     let result = match cli.command {
@@ -94,6 +102,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => return status::run(&args).unwrap_or_else(|e| exit_code(Err(e))),
         Command::Suspend(args) => suspend::run(&args),
         Command::Observe(args) => observe::run(&args),
+        #[cfg(feature = "kubernetes")]
+        Command::Kubectl(args) => kubectl::run(&args),
         Command::Maps(args) => maps::run(&args),
         Command::Diag(args) => diag::run(&args),
         Command::Generate(args) => generate::generate(&args),

@@ -30,20 +30,8 @@ pub struct ObserveArgs {
     /// Go on with what comes
     #[arg(short, long)]
     follow: bool,
-    /// `deny`, `would-deny` (passed under a suspension or audit) or `log`; may be given more than once, as may the other filters
-    #[arg(long, value_name = "VERDICT", value_delimiter = ',')]
-    verdict: Vec<String>,
-    /// As in docs/reference/reasons.md: `preDNAT`, `normal`, `malformed`
-    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
-    stage: Vec<String>,
-    /// As in docs/reference/reasons.md: `rule_deny`, `tier_end`
-    #[arg(long, value_name = "REASON", value_delimiter = ',')]
-    reason: Vec<String>,
-    /// `web`, `gnp/web`, `NetworkPolicy/team/web`
-    #[arg(long, value_name = "POLICY", value_delimiter = ',')]
-    policy: Vec<String>,
-    #[arg(long, value_name = "DEV", value_delimiter = ',')]
-    device: Vec<String>,
+    #[command(flatten)]
+    filters: FilterArgs,
     /// An age (`10m`, `1h30m`) or a time (`2026-01-02T03:04:05Z`). Default: all that is kept; with -f nothing of it
     #[arg(long, value_name = "AGE|TIME")]
     since: Option<String>,
@@ -58,6 +46,59 @@ pub struct ObserveArgs {
     /// As given to `run`. Default: what the state in --state-dir names
     #[arg(long, value_name = "DIR")]
     pin_dir: Option<PathBuf>,
+    /// End when stdin does: whoever asks from afar is gone then, and a container's process would not be told otherwise
+    #[arg(long, hide = true)]
+    while_stdin: bool,
+}
+
+/// Which events are shown.
+#[derive(Clone, Debug, Args)]
+pub struct FilterArgs {
+    /// `deny`, `would-deny` (passed under a suspension or audit) or `log`; may be given more than once, as may the other filters
+    #[arg(long, value_name = "VERDICT", value_delimiter = ',')]
+    pub verdict: Vec<String>,
+    /// As in docs/reference/reasons.md: `preDNAT`, `normal`, `malformed`
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub stage: Vec<String>,
+    /// As in docs/reference/reasons.md: `rule_deny`, `tier_end`
+    #[arg(long, value_name = "REASON", value_delimiter = ',')]
+    pub reason: Vec<String>,
+    /// `web`, `gnp/web`, `NetworkPolicy/team/web`
+    #[arg(long, value_name = "POLICY", value_delimiter = ',')]
+    pub policy: Vec<String>,
+    #[arg(long, value_name = "DEV", value_delimiter = ',')]
+    pub device: Vec<String>,
+}
+
+impl FilterArgs {
+    /// Checked; `since` is still in the words of the command line.
+    pub fn check(&self, since: Option<&str>) -> Result<Filter> {
+        let filter = Filter {
+            verdicts: self.verdict.clone(),
+            stages: self.stage.clone(),
+            reasons: self.reason.clone(),
+            policies: self.policy.clone(),
+            devices: self.device.clone(),
+            since: since.map(|s| filter::parse_since(s, Timestamp::now())).transpose()?,
+        };
+        filter.check()?;
+        Ok(filter)
+    }
+
+    /// The same on another command line.
+    pub fn words(&self) -> Vec<String> {
+        let options = [
+            ("--verdict", &self.verdict),
+            ("--stage", &self.stage),
+            ("--reason", &self.reason),
+            ("--policy", &self.policy),
+            ("--device", &self.device),
+        ];
+        let word = |(option, values): (&str, &Vec<String>)| -> Vec<String> {
+            values.iter().map(|value| format!("{option}={value}")).collect()
+        };
+        options.into_iter().flat_map(word).collect()
+    }
 }
 
 const EXAMPLES: &str = "Examples:
@@ -79,16 +120,10 @@ enum ObserveOutput {
 }
 
 pub fn run(args: &ObserveArgs) -> Result<Answer> {
-    let since = args.since.as_deref().map(|s| filter::parse_since(s, Timestamp::now())).transpose()?;
-    let filter = Filter {
-        verdicts: args.verdict.clone(),
-        stages: args.stage.clone(),
-        reasons: args.reason.clone(),
-        policies: args.policy.clone(),
-        devices: args.device.clone(),
-        since,
-    };
-    filter.check()?;
+    let filter = args.filters.check(args.since.as_deref())?;
+    if args.while_stdin {
+        end_with_stdin();
+    }
     let mut printer = Printer { filter, output: args.output, shown: 0, follow: args.follow };
     match &args.input_file {
         Some(path) if path.as_os_str() == "-" => {
@@ -102,6 +137,14 @@ pub fn run(args: &ObserveArgs) -> Result<Answer> {
         None => live(args, &mut printer)?,
     }
     Ok(Answer::Yes)
+}
+
+fn end_with_stdin() {
+    std::thread::spawn(|| {
+        // An error is an end too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        std::process::exit(0);
+    });
 }
 
 /// Asks the agent, or reads the ring, and changes over when the agent comes or goes.
@@ -186,7 +229,7 @@ impl Printer {
     }
 }
 
-fn talk(summary: &Summary, shown: u64) -> String {
+pub fn talk(summary: &Summary, shown: u64) -> String {
     let mut text = format!("{shown} of {} events shown", summary.kept);
     if summary.forgotten > 0 {
         text += &format!("; {} older ones are no longer kept", summary.forgotten);

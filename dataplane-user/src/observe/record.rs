@@ -239,7 +239,7 @@ fn fragment(packet: &Packet) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use dataplane_common::abi::ListKind;
     use dataplane_common::addr::Addr;
     use dataplane_common::packet::Tuple;
