@@ -9,4 +9,5 @@ pub mod explain;
 pub mod kubectl;
 pub mod merge;
 pub mod observe;
+pub mod status;
 pub mod stream;

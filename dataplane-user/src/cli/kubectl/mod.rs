@@ -4,6 +4,7 @@
 mod complete;
 mod explain;
 mod observe;
+mod status;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -41,8 +42,8 @@ struct Plugin {
 }
 
 const HELP: &str = "Examples:
-  portcullis kubectl observe -f
-  ln -s \"$(command -v portcullis)\" /usr/local/bin/kubectl-portcullis           then: kubectl portcullis observe -f
+  portcullis kubectl status
+  ln -s \"$(command -v portcullis)\" /usr/local/bin/kubectl-portcullis           then: kubectl portcullis status
   ln -s \"$(command -v portcullis)\" /usr/local/bin/kubectl_complete-portcullis  completes it, as kubectl is completed
 
 $KUBECTL names another program than the kubectl in PATH.
@@ -51,6 +52,7 @@ Exit codes: 0 done, or the answer is yes; 1 the answer is no; 2 wrong usage, or 
 
 #[derive(Debug, Subcommand)]
 enum KubectlCommand {
+    Status(status::StatusArgs),
     Explain(explain::ExplainArgs),
     Observe(observe::ObserveArgs),
 }
@@ -135,6 +137,7 @@ pub fn run(args: &KubectlArgs) -> Result<Answer> {
 
 fn dispatch(command: &KubectlCommand) -> Result<Answer> {
     match command {
+        KubectlCommand::Status(args) => status::run(args),
         KubectlCommand::Explain(args) => explain::run(args),
         KubectlCommand::Observe(args) => observe::run(args),
     }
