@@ -9,6 +9,7 @@ pub mod http;
 pub mod kube_proxy;
 pub mod kubernetes;
 pub mod netns;
+pub mod pod;
 pub mod probe;
 pub mod process;
 pub mod topology;

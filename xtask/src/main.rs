@@ -23,6 +23,7 @@ usage: cargo xtask COMMAND
   demo                        a real NodePort, protected on this kernel, in namespaces: before, after, live edit, kill -9
   test [--only STEP…]         every test, or the named steps; `test --list` names them
   dist                        the release as a Debian package, in target/dist
+  dist image                  the release as a container image, with its bill of materials; needs no container engine
   vm [--kernel 5.10|6.1]…     load and attach on another kernel, in qemu (both without --kernel)
 
 Needs root for demo and for the steps root, package and vm. What cannot run is named, with the reason and the remedy.";
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(),
         ["test", steps @ ..] => test::run(steps),
         ["dist"] => dist::run(),
+        ["dist", "image"] => dist::image(),
         ["vm", options @ ..] => vm::run(options),
         [other, ..] => {
             Err(anyhow::anyhow!("there is no command `{other}` or it takes no such words\n\n{HELP}"))

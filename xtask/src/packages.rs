@@ -38,6 +38,9 @@ pub(crate) const VM_TOOLS: [Tool; 1] = [tool("qemu-system-x86_64", "qemu-system-
 pub(crate) const PACKAGE_TOOLS: [Tool; 3] =
     [tool("dpkg", "dpkg"), tool("busybox", "busybox-static"), tool("unshare", "util-linux")];
 
+/// For the container image of a test.
+pub(crate) const IMAGE_TOOLS: [Tool; 1] = [tool("strip", "binutils")];
+
 /// For the VM that boots with a network.
 pub(crate) const BOOT_TOOLS: [Tool; 1] = [tool("busybox", "busybox-static")];
 

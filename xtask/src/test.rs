@@ -66,6 +66,11 @@ fn steps() -> Result<Vec<Step>> {
         "the .deb: built twice, installed, upgraded, removed, purged",
         Box::new(dist::step),
     ));
+    steps.push(step(
+        "image",
+        "the container image: built twice, checked, its agent run as the DaemonSet runs it",
+        Box::new(dist::image_step),
+    ));
     steps.push(step("vm", "other kernels, in qemu", Box::new(|_| vm::step())));
     steps.push(step(
         "boot",
@@ -75,7 +80,10 @@ fn steps() -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// Names of the tests in `tests/tests`, but `package`, which needs a package and has a step of its own.
+/// Tests that need something packed first, and have steps of their own.
+const PACKED: [&str; 2] = ["image", "package"];
+
+/// Names of the tests in `tests/tests`, but for those.
 fn root_tests() -> Result<Vec<String>> {
     let folder = root().join("tests/tests");
     let mut names = Vec::new();
@@ -86,7 +94,7 @@ fn root_tests() -> Result<Vec<String>> {
             names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
         }
     }
-    names.retain(|name| name != "package");
+    names.retain(|name| !PACKED.contains(&name.as_str()));
     names.sort();
     Ok(names)
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Answer;
 use super::output::print_lines;
@@ -20,11 +21,15 @@ pub struct DetachArgs {
     /// As given to `run`; overrides the settings
     #[arg(long, value_name = "DIR")]
     pin_dir: Option<PathBuf>,
+    /// Then stay until a signal comes: for a pod, which would be started again when it ends
+    #[arg(long)]
+    stay: bool,
 }
 
 const HELP: &str = "Examples:
   portcullis detach                                  after `systemctl stop portcullis`
   portcullis detach --pin-dir /sys/fs/bpf/test
+  portcullis detach --stay                           as packaging/kubernetes/portcullis-detach.yaml runs it
 
 Exit codes: 0 nothing is enforced any more; 2 wrong usage, or it could not be done, for instance as an agent runs.";
 
@@ -41,5 +46,21 @@ pub fn run(args: &DetachArgs) -> Result<Answer> {
         "detached: {} links, {} clsact filters and {} pinned maps removed; nothing is enforced",
         done.links, done.filters, done.pins
     )])?;
+    if args.stay {
+        wait_for_signal()?;
+    }
     Ok(Answer::Yes)
+}
+
+/// The first process of a container gets no signal that it does not listen for.
+fn wait_for_signal() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
+    })
 }

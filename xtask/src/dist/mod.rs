@@ -1,6 +1,10 @@
 //! `cargo xtask dist`: the release binary and all that belongs to it, as a Debian package in `target/dist`.
 
 mod deb;
+mod image;
+mod oci;
+mod sbom;
+mod tree;
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +22,7 @@ use crate::{
     setup,
     test::{self, Notes, Outcome},
 };
-use deb::Tree;
+use tree::{Tree, gzip};
 
 /// The binary that goes into the package.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,8 @@ const COMPLETIONS: [(&str, &str); 3] = [
 
 const UNITS: [&str; 2] = ["portcullis.service", "portcullis-floor.service"];
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
+
+pub(crate) use image::{run as image, step as image_step};
 
 pub(crate) fn run() -> Result<bool> {
     setup::kernel_build()?;
@@ -129,7 +135,7 @@ fn data(binary: &Path, more_settings: &[&str]) -> Result<Tree> {
     for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
         tree.file(&format!("{doc}/{licence}"), 0o644, fs::read(root().join(licence))?);
     }
-    tree.file(&format!("{doc}/changelog.gz"), 0o644, deb::gzip(&fs::read(root().join("CHANGELOG.md"))?)?);
+    tree.file(&format!("{doc}/changelog.gz"), 0o644, gzip(&fs::read(root().join("CHANGELOG.md"))?)?);
     tree.file(&format!("{doc}/README.md"), 0o644, fs::read(root().join("README.md"))?);
     add_folder(&mut tree, &root().join("docs"), doc)?;
     add_folder(&mut tree, &root().join("policies"), &format!("{doc}/examples"))?;
@@ -168,7 +174,7 @@ fn man_pages(tree: &mut Tree) -> Result<()> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.ends_with(".1") {
-            tree.file(&format!("usr/share/man/man1/{name}.gz"), 0o644, deb::gzip(&fs::read(&path)?)?);
+            tree.file(&format!("usr/share/man/man1/{name}.gz"), 0o644, gzip(&fs::read(&path)?)?);
         }
     }
     Ok(())
