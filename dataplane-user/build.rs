@@ -92,5 +92,9 @@ fn build(root: &Path, out: &Path, object: &Path) -> Result<(), String> {
         panic!("building dataplane-ebpf failed:\n{}", String::from_utf8_lossy(&run.stderr));
     }
     let built = target.join("bpfel-unknown-none/release/portcullis-ebpf");
+    // Anew, not over: a target folder that was copied by hard links shares its files with the one that it was copied from.
+    if object.exists() {
+        fs::remove_file(object).map_err(|e| format!("cannot remove {}: {e}", object.display()))?;
+    }
     fs::copy(&built, object).map(drop).map_err(|e| format!("cannot copy {}: {e}", built.display()))
 }

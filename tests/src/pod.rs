@@ -49,12 +49,13 @@ impl Manifest {
         let text = fs::read_to_string(manifests().join(file)).with_context(|| file.to_owned())?;
         let (documents, problems) = documents_from_str(file, &text);
         ensure!(problems.is_empty(), "{problems:?}");
-        let objects: Vec<Value> = documents.into_iter().map(|d| d.value.clone()).collect();
+        let objects: Vec<Value> = documents.iter().map(|d| Value::clone(&d.value)).collect();
         let set = objects.iter().find(|o| o["kind"] == "DaemonSet").context("no DaemonSet")?;
         let pod = &set["spec"]["template"]["spec"];
         ensure!(pod["hostNetwork"] == true, "the pod is not in the node's network");
         let volumes = list(&pod["volumes"]).map(|v| (word(&v["name"]), v.clone())).collect();
-        Ok(Self { container: pod["containers"][0].clone(), volumes, objects: objects.clone() })
+        let container = pod["containers"][0].clone();
+        Ok(Self { container, volumes, objects })
     }
 
     /// Names without `CAP_`, all that is not dropped.

@@ -71,6 +71,18 @@ impl Case {
         Ok(pod)
     }
 
+    /// `portcullis status` of the host's package, whose bpffs is the one that the pod has.
+    fn status_on_the_node(&self) -> Result<serde_json::Value> {
+        let program = tests::process::agent_program()?;
+        let script = "mount --bind \"$0\" /sys/fs/bpf && exec \"$1\" status -o json --state-dir \"$2\"";
+        let pins = self.home.pin_dir();
+        let mut command = self.lab.node.command("unshare");
+        command.args(["--mount", "sh", "-c", script]).arg(pins.parent().unwrap_or(&pins));
+        let output = command.arg(program).arg(self.home.state_dir()).output()?;
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("no JSON: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
     fn node_port(&self, who: &Netns) -> Result<Got> {
         self.lab.ask_node_port(who)
     }
@@ -105,9 +117,16 @@ fn the_agent_enforces_from_the_image() {
         let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).context("no root")?;
         assert!(root.split(' ').nth(5).is_some_and(|flags| flags.starts_with("ro")), "{root}");
 
-        // On the node itself, where the agent has another number.
-        case.home
-            .await_status("that of a running agent", |s| s["agentRuns"] == true && s["health"] == "healthy")
+        // What a person on the node sees, where the agent's process has another number.
+        let status = case.status_on_the_node()?;
+        assert_eq!(
+            (&status["agentRuns"], &status["health"]),
+            (&true.into(), &"healthy".into()),
+            "{status:#}"
+        );
+        drop(pod);
+        assert_eq!(case.status_on_the_node()?["agentRuns"], false);
+        Ok(())
     });
 }
 
@@ -283,7 +302,7 @@ fn host_and_pod_share_one_lock() {
         // A floor leaves for whoever comes, from a container too.
         let floor = Floor::start(case)?;
         let pod = case.enforcing()?;
-        floor.is_relieved()?;
+        floor.leaves()?;
         assert_eq!(case.node_port(&case.lab.outside)?, Got::Silence, "{}", pod.log());
         Ok(())
     });
@@ -302,7 +321,7 @@ impl Floor {
         Ok(floor)
     }
 
-    fn is_relieved(mut self) -> Result<()> {
+    fn leaves(mut self) -> Result<()> {
         let status = self.0.wait()?;
         ensure!(status.success(), "the floor ended with {status}");
         Ok(())

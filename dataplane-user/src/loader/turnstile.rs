@@ -49,6 +49,11 @@ pub fn wanted(pin_dir: &Path) -> bool {
     matches!(lock(&pin_dir.join(LINKS), FlockArg::LockSharedNonblock), Ok(None))
 }
 
+/// Whether somebody uses this pin dir, in whatever container: the lock is the kernel's, and knows no PID namespace.
+pub fn in_use(pin_dir: &Path) -> bool {
+    matches!(lock(pin_dir, FlockArg::LockSharedNonblock), Ok(None))
+}
+
 /// `None`: somebody else has it.
 fn lock(folder: &Path, kind: FlockArg) -> Result<Option<Flock<File>>> {
     let file = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
@@ -69,6 +74,7 @@ mod tests {
         std::fs::create_dir(dir.path().join(LINKS)).unwrap();
         let floor = enter(dir.path()).unwrap();
         assert!(!wanted(dir.path()));
+        assert!(in_use(dir.path()));
         let path = dir.path().to_owned();
         let agent = std::thread::spawn(move || enter(&path).map(drop));
         let end = Instant::now() + PATIENCE;
@@ -79,5 +85,6 @@ mod tests {
         drop(floor);
         agent.join().unwrap().unwrap();
         assert!(!wanted(dir.path()));
+        assert!(!in_use(dir.path()));
     }
 }

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::State;
+use crate::loader::turnstile::in_use;
 
 const FILE: &str = "status.json";
 
@@ -44,11 +46,26 @@ impl State {
     }
 
     /// Whether the agent that wrote it still runs. One that was stopped (`kill -STOP`), or that is dead and not yet
-    /// buried, does not.
+    /// buried, does not. Of one in a pod, which has another number here, the lock of the pin dir tells.
     pub fn agent_runs(&self) -> bool {
+        if self.is_elsewhere() {
+            return in_use(&self.pin_dir);
+        }
         let lives = |state| !matches!(state, 'T' | 't' | 'Z' | 'X');
         process(self.pid).is_some_and(|(state, started)| lives(state) && Some(started) == self.started)
     }
+}
+
+impl State {
+    /// Whether process numbers mean others to its writer than to us.
+    fn is_elsewhere(&self) -> bool {
+        self.pid_namespace != 0 && self.pid_namespace != pid_namespace()
+    }
+}
+
+/// Number of this process's PID namespace; 0: unknown.
+pub(super) fn pid_namespace() -> u64 {
+    fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino())
 }
 
 /// State and begin of a process, by the fields 3 and 22 of its `stat` (proc(5)).
@@ -74,6 +91,16 @@ mod tests {
         assert!(runs(Some(started)));
         assert!(!runs(Some(started + 1)), "another process has the number");
         assert!(!runs(None));
+        // Written in a container: numbers mean nothing here, the lock does.
+        let folder = tempfile::tempdir().unwrap();
+        let far =
+            State { pid, started: Some(started), pid_namespace: 1, pin_dir: folder.path().into(), ..state() };
+        assert!(!far.agent_runs());
+        let lock = fs::File::open(folder.path()).unwrap();
+        let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+        assert!(far.agent_runs());
+        drop(lock);
+        assert!(!far.agent_runs());
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let of_child = State { pid: child.id(), started: process(child.id()).map(|p| p.1), ..state() };
         assert!(of_child.agent_runs());

@@ -34,6 +34,9 @@ pub struct State {
     /// When that process began, in ticks since the boot: a number may be used again, and a program renamed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<u64>,
+    /// Number of the PID namespace that this number is of; 0: unknown.
+    #[serde(default)]
+    pub pid_namespace: u64,
     /// 0: nothing in force yet.
     pub generation: u64,
     /// Unix seconds at which that generation began.
@@ -111,6 +114,7 @@ impl State {
             kind: "Status".into(),
             node: snapshot.node.clone(),
             pid: std::process::id(),
+            pid_namespace: file::pid_namespace(),
             started: file::process(std::process::id()).map(|(_, started)| started),
             generation: agent.dataplane.generations().number(),
             since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
@@ -257,6 +261,7 @@ pub(crate) mod tests {
             kind: "Status".into(),
             node: "node1".into(),
             pid: 1,
+            pid_namespace: 0,
             started: None,
             generation: 3,
             since: 0,
