@@ -3,6 +3,8 @@
 //	servers etcd …            etcd
 //	servers kube-apiserver …  the API server
 //	servers kube-proxy …      kube-proxy
+//	servers kubectl …         kubectl
+//	servers helm …            helm's template and lint (helm.go)
 //
 // It is built lazily into the user's cache (tests/src/kubernetes/servers.rs) and is no part of the product.
 package main
@@ -15,13 +17,14 @@ import (
 	"k8s.io/component-base/cli"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
+	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 )
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: servers etcd|kube-apiserver|kube-proxy [flags]")
+		fmt.Fprintln(os.Stderr, "usage: servers etcd|kube-apiserver|kube-proxy|kubectl|helm [words]")
 		os.Exit(2)
 	}
 	name := os.Args[1]
@@ -33,8 +36,12 @@ func main() {
 		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
 	case "kube-proxy":
 		os.Exit(cli.Run(proxy.NewProxyCommand()))
+	case "kubectl":
+		os.Exit(cli.Run(kubectl.NewDefaultKubectlCommand()))
+	case "helm":
+		os.Exit(cli.Run(newHelmCommand()))
 	default:
-		fmt.Fprintf(os.Stderr, "no server %q: etcd, kube-apiserver or kube-proxy\n", name)
+		fmt.Fprintf(os.Stderr, "no program %q: etcd, kube-apiserver, kube-proxy, kubectl or helm\n", name)
 		os.Exit(2)
 	}
 }

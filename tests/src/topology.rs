@@ -62,6 +62,8 @@ pub const SSH_SAYS: &str = "SSH-2.0-lab";
 pub enum Proxy {
     Nftables,
     Iptables,
+    /// Nobody yet: kube-proxy itself will ([`crate::kubernetes::proxy`]).
+    Later,
 }
 
 /// Fields are dropped in their order: servers before namespaces.

@@ -1,101 +1,17 @@
 //! The agent with a real API server: what it follows, and what it does when the server is gone or is another one.
 
-use std::{
-    collections::BTreeSet,
-    fs, thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fs};
 
-use anyhow::{Result, bail};
 use portcullis::resource::Kind;
 use serde_json::{Value, json};
 use tests::{
-    can_run,
-    kubernetes::{Cluster, servers::Programs},
+    kubernetes::{
+        STORAGE, V3,
+        case::{answer, run},
+    },
     probe::{Got, ask},
-    process::{Agent, Home, agent_program},
-    skip,
-    topology::{Lab, NODE, NODE_PORT, NODE_SAYS, OUTSIDE, POD_SAYS, Proxy, policies},
+    topology::{NODE, NODE_PORT, NODE_SAYS, OUTSIDE, POD_SAYS, policies},
 };
-
-const V3: &str = "projectcalico.org/v3";
-const STORAGE: &str = "crd.projectcalico.org/v1";
-/// For a change to take effect.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// For one that the agent must look for itself: its pauses grow while the API server is gone.
-const LONG: Duration = Duration::from_secs(90);
-
-fn answer(words: &str) -> Got {
-    Got::Answer(words.to_owned())
-}
-
-/// A lab whose node has an API server.
-struct Case {
-    // Dropped in this order.
-    cluster: Cluster,
-    home: Home,
-    lab: Lab,
-}
-
-fn run(test: &str, body: fn(Case) -> Result<()>) {
-    if !can_run(test) {
-        return;
-    }
-    let programs = match Programs::find().unwrap() {
-        Ok(programs) => programs,
-        Err(missing) => return skip(test, &missing.0),
-    };
-    let lab = Lab::new(Proxy::Nftables).unwrap();
-    let cluster = Cluster::start(&lab.node, programs).unwrap();
-    body(Case { cluster, home: Home::new().unwrap(), lab }).unwrap();
-}
-
-impl Case {
-    fn allow_the_agent(&self) -> Result<()> {
-        let file = policies().join("../packaging/kubernetes/rbac.yaml");
-        self.cluster.apply(&fs::read_to_string(file)?)
-    }
-
-    fn agent(&self, more: &[&str]) -> Result<Agent> {
-        let kubeconfig = self.cluster.kubeconfig().display().to_string();
-        let words = [&["--kubernetes", "--kubeconfig", &kubeconfig], more].concat();
-        Agent::spawn_with(&agent_program()?, &self.lab.node, &self.home, &words)
-    }
-
-    fn node_port(&self) -> Result<Got> {
-        self.lab.ask_node_port(&self.lab.outside)
-    }
-
-    /// Asks again until the answer is as wanted.
-    fn becomes(&self, wanted: &Got, agent: &Agent) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let got = self.node_port()?;
-            if got == *wanted {
-                return Ok(());
-            }
-            if Instant::now() > end {
-                bail!("{got} and not {wanted}\n{:#}\n{}", self.home.status()?, agent.log());
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn status_becomes(&self, what: &str, agent: &Agent, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let end = Instant::now() + LONG;
-        loop {
-            match self.home.status() {
-                Ok(status) if wanted(&status) => return Ok(status),
-                status if Instant::now() > end => bail!("not {what}: {status:#?}\n{}", agent.log()),
-                _ => thread::sleep(Duration::from_millis(200)),
-            }
-        }
-    }
-
-    fn in_sync(&self, agent: &Agent) -> Result<Value> {
-        self.status_becomes("in sync", agent, |s| s["kubernetes"]["inSync"] == true)
-    }
-}
 
 /// Policies come and go through the API, drops come before DNAT, and one bad object does not hold back the others.
 #[test]

@@ -2,12 +2,15 @@
 //! through the API as `kubectl apply` does (server-side).
 
 pub mod batch;
+pub mod case;
+pub mod proxy;
 pub mod servers;
 
 use std::{
     collections::BTreeSet,
     ffi::OsString,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -27,6 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const SERVER: &str = "https://127.0.0.1:6443";
 const ADMIN: &str = "admin-token";
 const AGENT: &str = "agent-token";
+/// Calico's API.
+pub const V3: &str = "projectcalico.org/v3";
+/// What Calico keeps its objects in where no API server of its own runs.
+pub const STORAGE: &str = "crd.projectcalico.org/v1";
 /// Who the agent is: as its pod would be.
 pub const AGENT_USER: &str = "system:serviceaccount:portcullis:portcullis";
 
@@ -54,7 +61,8 @@ impl Cluster {
         fs::write(cluster.path("audit.yaml"), AUDIT)?;
         let key = cluster.path("service-account.key");
         succeed(Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048"), "")?;
-        fs::write(cluster.path("kubeconfig"), cluster.kubeconfig_text())?;
+        fs::write(cluster.path("kubeconfig"), cluster.kubeconfig_text(&json!({"token": AGENT})))?;
+        fs::write(cluster.path("admin.kubeconfig"), cluster.kubeconfig_text(&json!({"token": ADMIN})))?;
         cluster.up()?;
         Ok(cluster)
     }
@@ -63,13 +71,13 @@ impl Cluster {
         self.folder.path().join(name)
     }
 
-    fn kubeconfig_text(&self) -> String {
+    fn kubeconfig_text(&self, user: &Value) -> String {
         let authority = self.path("certs/apiserver.crt");
         json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "lab",
             "clusters": [{"name": "lab", "cluster": {"server": SERVER, "certificate-authority": authority}}],
-            "users": [{"name": "agent", "user": {"token": AGENT}}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "agent"}}],
+            "users": [{"name": "lab", "user": user}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
         })
         .to_string()
     }
@@ -77,6 +85,45 @@ impl Cluster {
     /// For the agent: its service account's rights and no others.
     pub fn kubeconfig(&self) -> PathBuf {
         self.path("kubeconfig")
+    }
+
+    /// For `kubectl` and whoever else may do everything.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.path("admin.kubeconfig")
+    }
+
+    /// For somebody by this name, who has the rights that a binding gives him.
+    pub fn kubeconfig_as(&self, user: &str) -> Result<PathBuf> {
+        let path = self.path(&format!("{user}.kubeconfig"));
+        fs::write(&path, self.kubeconfig_text(&json!({"token": ADMIN, "as": user})))?;
+        Ok(path)
+    }
+
+    /// What runs here.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// Runs `kubectl WORDS` as the administrator, with this text on its standard input, and returns what it printed.
+    pub fn kubectl(&self, words: &[&str], input: &str) -> Result<String> {
+        let mut command = Command::new(&self.enter[0]);
+        command.args(&self.enter[1..]).args(self.programs.words("kubectl")).args(words);
+        command.arg("--kubeconfig").arg(self.admin_kubeconfig());
+        command.arg("--cache-dir").arg(self.path("kubectl-cache"));
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start kubectl")?;
+        // A command that reads nothing closes its input early.
+        let _ = child.stdin.take().context("kubectl has no stdin")?.write_all(input.as_bytes());
+        let output = child.wait_with_output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if !output.status.success() {
+            bail!("kubectl {}: {}", words.join(" "), text(&output.stderr));
+        }
+        Ok(text(&output.stdout))
     }
 
     /// Starts what does not run, and waits until the API server is ready.
@@ -109,7 +156,7 @@ impl Cluster {
             "--bind-address=127.0.0.1".into(),
             "--secure-port=6443".into(),
             format!("--cert-dir={}", file("certs")),
-            "--service-cluster-ip-range=10.20.30.0/24".into(),
+            "--service-cluster-ip-range=10.20.30.0/24,fd00:10:20::/108".into(),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             format!("--service-account-key-file={key}"),
             format!("--service-account-signing-key-file={key}"),

@@ -1,4 +1,4 @@
-//! Where the real servers come from: the folder `KUBEBUILDER_ASSETS` (as controller tests use it), else the Go program
+//! Where the real programs come from: the folder `KUBEBUILDER_ASSETS` (as controller tests use it), else the Go program
 //! in `tests/kubernetes`, built once into the user's cache.
 
 use std::{
@@ -14,8 +14,11 @@ use anyhow::{Context as _, Result, bail};
 const VERSION: &str = "v1.36.3";
 /// What its go.mod asks for.
 const GO_MINOR: u32 = 26;
+/// What it is made of, so that another version of it is another program.
+const SOURCES: [&str; 4] = ["go.mod", "go.sum", "main.go", "helm.go"];
 
-/// What runs which server.
+/// What runs which program: `etcd`, `kube-apiserver`, `kube-proxy`, `kubectl`, `helm` (of which the Go program knows
+/// `template` and `lint`).
 #[derive(Clone, Debug)]
 pub enum Programs {
     /// One program for each.
@@ -49,12 +52,30 @@ impl Programs {
         })
     }
 
-    /// The program and first words of a server.
-    pub fn words(&self, server: &str) -> Vec<String> {
+    /// Why there is no such program: assets of others hold the servers, and seldom the rest.
+    pub fn missing(&self, program: &str) -> Option<Missing> {
         match self {
-            Self::Folder(folder) => vec![folder.join(server).display().to_string()],
-            Self::One(program) => vec![program.display().to_string(), server.to_owned()],
+            Self::Folder(folder) if !folder.join(program).is_file() => {
+                Some(Missing(format!("KUBEBUILDER_ASSETS is {}, without {program}", folder.display())))
+            }
+            _ => None,
         }
+    }
+
+    /// The file and first words of a program.
+    pub fn words(&self, program: &str) -> Vec<String> {
+        match self {
+            Self::Folder(folder) => vec![folder.join(program).display().to_string()],
+            Self::One(file) => vec![file.display().to_string(), program.to_owned()],
+        }
+    }
+
+    /// A program, ready for its own words.
+    pub fn command(&self, program: &str) -> Command {
+        let words = self.words(program);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        command
     }
 }
 
@@ -83,7 +104,7 @@ fn build(go: &str, version: &str) -> Result<Result<PathBuf, Missing>> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kubernetes");
     let mut hasher = DefaultHasher::new();
     version.hash(&mut hasher);
-    for name in ["go.mod", "go.sum", "main.go"] {
+    for name in SOURCES {
         fs::read(source.join(name)).with_context(|| format!("tests/kubernetes/{name}"))?.hash(&mut hasher);
     }
     let folder = cache()?.join(format!("{:016x}", hasher.finish()));
@@ -92,7 +113,7 @@ fn build(go: &str, version: &str) -> Result<Result<PathBuf, Missing>> {
         return Ok(Ok(program));
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    eprintln!("building etcd and kube-apiserver, once: some minutes");
+    eprintln!("building etcd, kube-apiserver, kube-proxy and kubectl, once: some minutes");
     let command = |words: &[&str]| {
         let mut command = Command::new(go);
         command.args(words).current_dir(&source).env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local");
@@ -101,9 +122,7 @@ fn build(go: &str, version: &str) -> Result<Result<PathBuf, Missing>> {
     let fetched = command(&["mod", "download"]).output().context("go mod download")?;
     if !fetched.status.success() {
         let why = String::from_utf8_lossy(&fetched.stderr).trim().to_owned();
-        return Ok(Err(Missing(format!(
-            "the Go modules of etcd and kube-apiserver cannot be fetched: {why}"
-        ))));
+        return Ok(Err(Missing(format!("the Go modules of Kubernetes cannot be fetched: {why}"))));
     }
     let unfinished = folder.join(format!("servers.{}", std::process::id()));
     let flags = format!("-s -w -X k8s.io/component-base/version.gitVersion={VERSION}");
