@@ -7,16 +7,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::Event;
 use super::accepted::Accepted;
 use super::lastgood::LastGood;
 use super::source::{KUBERNETES, KubernetesOptions};
-use super::state::KubernetesState;
+use super::state::{KubeProxyState, KubernetesState};
 use crate::kubernetes::follow::{Account, Follower, View};
+use crate::kubernetes::kube_proxy::{Answer, Asker};
 use crate::kubernetes::plan::{Needs, is_calico};
-use crate::policy::Problem;
+use crate::policy::{Problem, World};
 use crate::resource::Kind;
 
 /// Longest wait for a new watch: it may never succeed, and other changes must not wait for it.
@@ -27,6 +29,8 @@ pub(super) struct ClusterSource {
     options: KubernetesOptions,
     accepted: Accepted,
     follower: Option<Follower>,
+    /// Asks kube-proxy where it answers NodePorts.
+    proxy: Option<Asker>,
     /// Cluster of the last good state.
     cluster: Option<String>,
     /// There was a last good state.
@@ -49,6 +53,7 @@ impl ClusterSource {
             options,
             accepted: Accepted::default(),
             follower: None,
+            proxy: None,
             cluster: None,
             restored: false,
             synced: false,
@@ -74,6 +79,7 @@ impl ClusterSource {
             // An agent that is gone needs no word.
             let _ = sender.send(Event::SourceChanged);
         };
+        self.proxy = Some(Asker::start(wake.clone()));
         self.follower = Some(Follower::start(account, node, self.cluster.clone(), needs, wake));
     }
 
@@ -151,7 +157,13 @@ impl ClusterSource {
         }
     }
 
-    pub(super) fn state(&self) -> KubernetesState {
+    /// Where NodePorts are frontends (D3). `given`: the setting; `node`: this one's name.
+    pub(super) fn node_ports(&self, given: &[IpNet], node: &str) -> NodePortsAt {
+        let answer = self.proxy.as_ref().map(Asker::answer).unwrap_or_default();
+        node_ports_at(given, &answer, self.accepted.world(), node)
+    }
+
+    pub(super) fn state(&self, given: &[IpNet], node: &str) -> KubernetesState {
         let view = self.follower.as_ref().map(Follower::view);
         let seconds = |t: SystemTime| t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         KubernetesState {
@@ -160,7 +172,69 @@ impl ClusterSource {
             stale_since: view.as_ref().and_then(|v| v.stale_since()).map(seconds),
             waiting: self.waiting.clone(),
             watches: view.as_ref().map(|v| v.cluster.counts()).unwrap_or_default(),
+            kube_proxy: Some(self.kube_proxy(given, node)),
         }
+    }
+
+    fn kube_proxy(&self, given: &[IpNet], node: &str) -> KubeProxyState {
+        let answer = self.proxy.as_ref().map(Asker::answer).unwrap_or_default();
+        let world = self.accepted.world();
+        let NodePortsAt { nets, because } = node_ports_at(given, &answer, world, node);
+        KubeProxyState {
+            mode: answer.told.as_ref().map(|told| told.mode.clone()),
+            silent: answer.silent,
+            node_port_addresses: nets.iter().map(ToString::to_string).collect(),
+            because,
+            node_ports: node_ports_in_use(world),
+        }
+    }
+}
+
+/// Own addresses in these networks answer NodePorts; none: all do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NodePortsAt {
+    pub nets: Vec<IpNet>,
+    /// How we know.
+    pub because: String,
+}
+
+fn node_ports_at(given: &[IpNet], answer: &Answer, world: &World, node: &str) -> NodePortsAt {
+    let assumed = |why: &str| NodePortsAt {
+        nets: Vec::new(),
+        because: format!(
+            "every own address is assumed, because {why}; the setting nodePortAddresses overrides this"
+        ),
+    };
+    if !given.is_empty() {
+        return NodePortsAt { nets: given.to_vec(), because: "the setting nodePortAddresses says so".into() };
+    }
+    let Some(told) = &answer.told else {
+        let why = answer.silent.as_deref().unwrap_or("it was not asked yet");
+        return assumed(&format!("kube-proxy is not heard: {why}"));
+    };
+    let Some(node_ports) = &told.node_ports else {
+        return assumed("this kube-proxy tells its mode only");
+    };
+    let own = world.nodes.get(node).map(|n| n.internal_ips.as_slice()).unwrap_or_default();
+    match node_ports.networks(own) {
+        Some(nets) => NodePortsAt { nets, because: "kube-proxy says so".into() },
+        None => assumed("kube-proxy answers at the addresses of the Node object, which has none"),
+    }
+}
+
+/// The API tells no range: what its Services use is what counts.
+fn node_ports_in_use(world: &World) -> String {
+    let ports: BTreeSet<u16> =
+        world.services.values().flat_map(|s| &s.ports).filter_map(|port| port.node_port).collect();
+    match (ports.first(), ports.last(), &world.felix.node_port_ranges) {
+        (Some(first), Some(last), _) => format!(
+            "{} in use by Services, {first} to {last}; the API server does not tell its range, and only these count",
+            ports.len()
+        ),
+        (_, _, Some(ranges)) if world.services.is_empty() => {
+            format!("the {} ranges of FelixConfiguration kubeNodePortRanges", ranges.len())
+        }
+        _ => "none in use by a Service".into(),
     }
 }
 

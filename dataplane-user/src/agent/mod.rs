@@ -296,6 +296,7 @@ impl Agent {
         }
         // A deadline passes without a notice of the folder: look at both each time.
         changed |= self.read_source();
+        changed |= self.take_settings();
         changed |= self.standing().headline() != self.safety.shown;
         // A foreign XDP program may have come or gone.
         changed |= pending.links && self.follow_xdp();
@@ -309,10 +310,18 @@ impl Agent {
         }
     }
 
-    /// The node as it is now, with the settings of its file.
+    /// The node as it is now, with its settings.
     async fn look(&self) -> Result<NodeView> {
         let view = self.links.view(&self.options.node).await?;
-        Ok(NodeView { settings: self.options.settings.clone(), ..view })
+        Ok(NodeView { settings: self.source.settings(&self.options), ..view })
+    }
+
+    /// What the source knows of the node may be another now. True when it is.
+    fn take_settings(&mut self) -> bool {
+        let settings = self.source.settings(&self.options);
+        let changed = self.view.settings != settings;
+        self.view.settings = settings;
+        changed
     }
 
     fn fails(&mut self, place: &str, error: &anyhow::Error) {

@@ -10,7 +10,7 @@ use super::folder::Folder;
 use super::lastgood::LastGood;
 use super::state::KubernetesState;
 use super::{Event, Options, Role};
-use crate::policy::{Changes, Problem, World};
+use crate::policy::{Changes, Problem, Settings, World};
 
 /// What stands for the folder where the API is the source: no folder, since a folder's path begins with `/`.
 pub const KUBERNETES: &str = "kubernetes";
@@ -175,12 +175,28 @@ impl Source {
         }
     }
 
+    /// The settings of the node's file, with what the source knows better.
+    pub(super) fn settings(&self, options: &Options) -> Settings {
+        match self {
+            Self::Folder(_) => options.settings.clone(),
+            #[cfg(feature = "kubernetes")]
+            Self::Cluster(cluster) => Settings {
+                node_port_addresses: cluster
+                    .node_ports(&options.settings.node_port_addresses, &options.node)
+                    .nets,
+                ..options.settings.clone()
+            },
+        }
+    }
+
     /// For `status`; `None`: a folder.
-    pub(super) fn kubernetes(&self) -> Option<KubernetesState> {
+    pub(super) fn kubernetes(&self, _options: &Options) -> Option<KubernetesState> {
         match self {
             Self::Folder(_) => None,
             #[cfg(feature = "kubernetes")]
-            Self::Cluster(cluster) => Some(cluster.state()),
+            Self::Cluster(cluster) => {
+                Some(cluster.state(&_options.settings.node_port_addresses, &_options.node))
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::output::{columns, print_json, print_lines};
 use super::run::DEFAULT_STATE_DIR;
-use crate::agent::state::{State, now};
+use crate::agent::state::{KubeProxyState, State, now};
 use crate::inspect::health::{findings, overall};
 use crate::inspect::kernel::{CounterView, HookView};
 use crate::inspect::rules::lasting;
@@ -78,6 +78,7 @@ fn page(state: &State, kernel: Option<&Kernel>, found: &[Finding]) -> Vec<String
         out.push(String::new());
     }
     out.push(headline(state, kernel));
+    out.extend(state.kubernetes.as_ref().and_then(|k| k.kube_proxy.as_ref()).map(node_ports));
     out.push(String::new());
     if let Some(kernel) = kernel {
         devices(&mut out, state, kernel);
@@ -112,6 +113,16 @@ fn headline(state: &State, kernel: Option<&Kernel>) -> String {
         line += &format!("; adopting flows for {} s more", kernel.adoption_seconds);
     }
     line
+}
+
+/// Where and which, as kube-proxy says or as it is assumed (D3).
+fn node_ports(proxy: &KubeProxyState) -> String {
+    let mode = proxy.mode.as_deref().unwrap_or("of unknown mode");
+    let at = match proxy.node_port_addresses.is_empty() {
+        true => "every own address".to_owned(),
+        false => proxy.node_port_addresses.join(", "),
+    };
+    format!("kube-proxy {mode}; node ports at {at} ({}); {}", proxy.because, proxy.node_ports)
 }
 
 fn devices(out: &mut Vec<String>, state: &State, kernel: &Kernel) {

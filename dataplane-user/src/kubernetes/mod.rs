@@ -7,6 +7,7 @@ pub mod client;
 pub mod cluster;
 pub mod discovery;
 pub mod follow;
+pub mod kube_proxy;
 pub mod plan;
 pub mod report;
 mod slim;

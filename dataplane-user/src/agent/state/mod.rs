@@ -13,8 +13,8 @@ use super::{Agent, devices};
 use crate::index::Snapshot;
 use crate::safety::Standing;
 pub use parts::{
-    AdoptionState, EmptySelectorState, EndpointState, KeptState, KubernetesState, ProblemState, RuleState,
-    SettingsState, TakenAwayState, XdpState, severity_name,
+    AdoptionState, EmptySelectorState, EndpointState, KeptState, KubeProxyState, KubernetesState,
+    ProblemState, RuleState, SettingsState, TakenAwayState, XdpState, severity_name,
 };
 
 /// Version of every JSON that we print or write.
@@ -119,7 +119,7 @@ impl State {
             generation: agent.dataplane.generations().number(),
             since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             policies: agent.options.policies.clone(),
-            kubernetes: agent.source.kubernetes(),
+            kubernetes: agent.source.kubernetes(&agent.options),
             pin_dir: agent.options.pin_dir.clone(),
             settings: SettingsState::new(&agent.view.settings),
             netns: crate::inspect::kernel::netns_of("self").unwrap_or(0),

@@ -104,6 +104,26 @@ pub struct KubernetesState {
     pub waiting: Vec<String>,
     /// Objects by what is watched.
     pub watches: BTreeMap<String, usize>,
+    /// Who translates NodePorts here, and where (D3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kube_proxy: Option<KubeProxyState>,
+}
+
+/// What is known of this node's kube-proxy.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeProxyState {
+    /// `iptables`, `nftables`, `ipvs`; `None`: it does not tell.
+    pub mode: Option<String>,
+    /// Why it does not answer now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<String>,
+    /// Own addresses in these networks answer NodePorts; none: every own address does.
+    pub node_port_addresses: Vec<String>,
+    /// How that is known, or why it is assumed.
+    pub because: String,
+    /// Which ports are node ports.
+    pub node_ports: String,
 }
 
 /// An object whose file says something else now.
