@@ -3,6 +3,7 @@
 //	servers etcd …            etcd
 //	servers kube-apiserver …  the API server
 //	servers kube-proxy …      kube-proxy
+//	servers kubelet …         as much of a kubelet as `kubectl exec` needs (kubelet.go)
 //	servers kubectl …         kubectl
 //	servers helm …            helm's template and lint (helm.go)
 //
@@ -24,7 +25,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: servers etcd|kube-apiserver|kube-proxy|kubectl|helm [words]")
+		fmt.Fprintln(os.Stderr, "usage: servers etcd|kube-apiserver|kube-proxy|kubelet|kubectl|helm [words]")
 		os.Exit(2)
 	}
 	name := os.Args[1]
@@ -38,10 +39,13 @@ func main() {
 		os.Exit(cli.Run(proxy.NewProxyCommand()))
 	case "kubectl":
 		os.Exit(cli.Run(kubectl.NewDefaultKubectlCommand()))
+	case "kubelet":
+		fmt.Fprintln(os.Stderr, kubelet(os.Args[1:]))
+		os.Exit(1)
 	case "helm":
 		os.Exit(cli.Run(newHelmCommand()))
 	default:
-		fmt.Fprintf(os.Stderr, "no program %q: etcd, kube-apiserver, kube-proxy, kubectl or helm\n", name)
+		fmt.Fprintf(os.Stderr, "no program %q: etcd, kube-apiserver, kube-proxy, kubelet, kubectl or helm\n", name)
 		os.Exit(2)
 	}
 }

@@ -55,14 +55,13 @@ impl Netns {
 
     /// Runs `work` on a thread of its own in this namespace. Sockets made there stay in it wherever they go.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.open()?.run(work)
+    }
+
+    /// The namespace for a thread that may outlive this value.
+    pub fn open(&self) -> Result<Open> {
         let file = fs::File::open(self.path()).with_context(|| format!("namespace {} is gone", self.name))?;
-        thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                setns(&file, CloneFlags::CLONE_NEWNET).context("setns")?;
-                Ok(work())
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        Ok(Open(file))
     }
 
     /// Writes `net.…` settings, e.g. `ipv4/ip_forward`: /proc/sys/net shows the namespace of the thread that opens it.
@@ -73,6 +72,22 @@ impl Netns {
                     .with_context(|| format!("cannot set net/{name} to {value}"))
             })
         })?
+    }
+}
+
+/// A namespace, held open.
+pub struct Open(fs::File);
+
+impl Open {
+    /// As [`Netns::run`].
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                setns(&self.0, CloneFlags::CLONE_NEWNET).context("setns")?;
+                Ok(work())
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 }
 

@@ -179,13 +179,24 @@ impl Agent {
 
     /// Starts a program with these options for `run`, which say where its policies come from; waits for nothing.
     pub fn spawn_with(program: &Path, netns: &Netns, home: &Home, options: &[&str]) -> Result<Self> {
+        Self::spawn_on("node1", program, netns, home, options)
+    }
+
+    /// As another node.
+    pub fn spawn_on(
+        node: &str,
+        program: &Path,
+        netns: &Netns,
+        home: &Home,
+        options: &[&str],
+    ) -> Result<Self> {
         let log = home.state.path().join(format!("agent-{}.log", fs::read_dir(home.state.path())?.count()));
         let inner = netns.command(program);
         // Goes down with us even when we are killed: `setpriv` asks the kernel for that, then becomes nsenter, which
         // becomes the agent.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(inner.get_program()).args(inner.get_args());
-        command.args(["run", "--node", "node1"]);
+        command.args(["run", "--node", node]);
         command.arg("--pin-dir").arg(home.pin_dir()).arg("--state-dir").arg(home.state.path());
         command.args(options);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(fs::File::create(&log)?);

@@ -21,6 +21,7 @@ usage: cargo xtask COMMAND
 
   setup                       install what is missing (rust-src, bpf-linker, Debian packages)
   demo                        a real NodePort, protected on this kernel, in namespaces: before, after, live edit, kill -9
+  demo --kubernetes           the same table, driven by kubectl: with a real API server and kube-proxy (needs Go, or KUBEBUILDER_ASSETS)
   test [--only STEP…]         every test, or the named steps; `test --list` names them
   dist                        the release as a Debian package, in target/dist
   dist image                  the release as a container image, with its bill of materials; needs no container engine
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
             Ok(true)
         }
         ["setup"] => setup::everything().map(|()| true),
-        ["demo"] => demo::run(),
+        ["demo"] => demo::run(&[]),
+        ["demo", "--kubernetes"] => demo::run(&["--kubernetes"]),
         ["test", steps @ ..] => test::run(steps),
         ["dist"] => dist::run(),
         ["dist", "image"] => dist::image(),

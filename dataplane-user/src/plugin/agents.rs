@@ -53,6 +53,12 @@ fn of_pod(pod: &Value) -> Option<AgentPod> {
         .flat_map(|field| container[*field].as_array().into_iter().flatten())
         .map(text)
         .collect();
+    // The chart's mode `detach`.
+    let detaches = words.iter().find(|w| !w.ends_with(NAME)).is_some_and(|word| word == "detach");
+    let not_running = match detaches {
+        true => Some("its pod takes policy off the node (detach)".to_owned()),
+        false => not_running(pod, &text(&container["name"])),
+    };
     let is_ours = |word: &&String| word.rsplit('/').next() == Some(NAME);
     Some(AgentPod {
         node,
@@ -60,7 +66,7 @@ fn of_pod(pod: &Value) -> Option<AgentPod> {
         container: text(&container["name"]),
         program: words.first().filter(is_ours).map_or_else(|| NAME.to_owned(), Clone::clone),
         state_dir: option(&words, "--state-dir"),
-        not_running: not_running(pod, &text(&container["name"])),
+        not_running,
     })
 }
 
@@ -114,6 +120,14 @@ mod tests {
         ]});
         let names: Vec<_> = of_list(&list).into_iter().map(|a| (a.node, a.pod, a.not_running)).collect();
         assert_eq!(names, [("n1".into(), "old".into(), None), ("n2".into(), "c".into(), None)]);
+    }
+
+    #[test]
+    fn a_pod_that_detaches_is_no_agent() {
+        let mut pod = pod("p", "n1", "", "Running");
+        pod["spec"]["containers"][0]["args"] = json!(["detach", "--stay"]);
+        let why = of_pod(&pod).unwrap().not_running.unwrap();
+        assert!(why.contains("detach"), "{why}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod case;
+pub mod node;
 pub mod proxy;
 pub mod servers;
 

@@ -15,7 +15,7 @@ const VERSION: &str = "v1.36.3";
 /// What its go.mod asks for.
 const GO_MINOR: u32 = 26;
 /// What it is made of, so that another version of it is another program.
-const SOURCES: [&str; 4] = ["go.mod", "go.sum", "main.go", "helm.go"];
+const SOURCES: [&str; 5] = ["go.mod", "go.sum", "main.go", "helm.go", "kubelet.go"];
 
 /// What runs which program: `etcd`, `kube-apiserver`, `kube-proxy`, `kubectl`, `helm` (of which the Go program knows
 /// `template` and `lint`).
