@@ -39,7 +39,7 @@ pub fn image_root() -> Option<PathBuf> {
 /// A manifest with the agent's DaemonSet in it.
 pub struct Manifest {
     pub objects: Vec<Value>,
-    container: Value,
+    pub container: Value,
     volumes: BTreeMap<String, Value>,
 }
 

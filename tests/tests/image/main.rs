@@ -2,28 +2,28 @@
 //! mounts and words of the manifest, and real packets through the lab. `cargo xtask test --only image` makes the root
 //! file system and names it in the environment.
 
+mod cluster;
+mod traffic;
+
 use std::{
     fs,
-    net::UdpSocket,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use tests::{
     can_run,
     netns::Netns,
     pod::{Manifest, Pod, Twist, image_root},
-    probe::{Got, ask, connect, exchange},
+    probe::Got,
     process::{Agent, Home, Policies},
     skip,
-    topology::{Lab, NODE, NODE_PORT, OUTSIDE, POD_SAYS, Proxy, UDP_NODE_PORT, policies},
+    topology::{Lab, NODE_PORT, OUTSIDE, POD_SAYS, Proxy, policies},
 };
+use traffic::Traffic;
 
 const ENFORCE: &str = "portcullis.yaml";
 const DETACH: &str = "portcullis-detach.yaml";
@@ -72,7 +72,7 @@ impl Case {
     }
 
     /// `portcullis status` of the host's package, whose bpffs is the one that the pod has.
-    fn status_on_the_node(&self) -> Result<serde_json::Value> {
+    fn status_on_the_node(&self) -> Result<Value> {
         let program = tests::process::agent_program()?;
         let script = "mount --bind \"$0\" /sys/fs/bpf && exec \"$1\" status -o json --state-dir \"$2\"";
         let pins = self.home.pin_dir();
@@ -152,89 +152,6 @@ fn each_capability_is_needed() {
         assert!(pod.log().contains("a seccomp filter is on this process"), "{}", pod.log());
         Ok(())
     });
-}
-
-/// Traffic that goes on all the time, and what became of it.
-struct Traffic {
-    stop: Arc<AtomicBool>,
-    /// Asked, answered; for what is forbidden.
-    forbidden: Arc<[AtomicU64; 2]>,
-    /// Asked, answered; for what is allowed.
-    allowed: Arc<[AtomicU64; 2]>,
-    threads: Vec<thread::JoinHandle<Result<()>>>,
-}
-
-impl Traffic {
-    fn start(lab: &Lab) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (forbidden, allowed) = (Arc::<[AtomicU64; 2]>::default(), Arc::<[AtomicU64; 2]>::default());
-        let mut threads = Vec::new();
-        // UDP from outside, a datagram each millisecond, each from a port of its own: nobody may answer.
-        let (stopped, counts) = (stop.clone(), forbidden.clone());
-        let sockets: Vec<UdpSocket> =
-            lab.outside.run(|| (0..64).map(|_| UdpSocket::bind("0.0.0.0:0")).collect::<Result<_, _>>())??;
-        sockets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
-        threads.push(thread::spawn(move || {
-            let mut words = [0; 256];
-            while !stopped.load(Ordering::Relaxed) {
-                for socket in &sockets {
-                    socket.send_to(b"knock", (NODE, UDP_NODE_PORT))?;
-                    counts[0].fetch_add(1, Ordering::Relaxed);
-                    thread::sleep(Duration::from_millis(1));
-                    while socket.recv(&mut words).is_ok() {
-                        counts[1].fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            }
-            Ok(())
-        }));
-        // One connection from inside, held all the time.
-        let (stopped, counts) = (stop.clone(), allowed.clone());
-        let mut held = connect(&lab.peer, NODE, NODE_PORT)?.ok().context("the peer is not let in")?;
-        threads.push(thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                counts[0].fetch_add(1, Ordering::Relaxed);
-                counts[1].fetch_add(u64::from(exchange(&mut held) == answer()), Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(2));
-            }
-            Ok(())
-        }));
-        Ok(Self { stop, forbidden, allowed, threads })
-    }
-
-    /// New connections from inside, one after the other, while something else is done.
-    fn newcomers(lab: &Lab, meanwhile: impl FnOnce() -> Result<()> + Send) -> Result<u64> {
-        let done = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let asker = scope.spawn(|| -> Result<u64> {
-                let mut count = 0;
-                while !done.load(Ordering::Relaxed) {
-                    let got = ask(&lab.peer, NODE, NODE_PORT)?;
-                    ensure!(got == answer(), "a new connection from inside: {got} (number {count})");
-                    count += 1;
-                }
-                Ok(count)
-            });
-            let result = meanwhile();
-            done.store(true, Ordering::Relaxed);
-            let count = asker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            result.map(|()| count)
-        })
-    }
-
-    fn end(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        }
-        let of = |counts: &[AtomicU64; 2]| counts.each_ref().map(|c| c.load(Ordering::Relaxed));
-        let ([tried, through], [asked, answered]) = (of(&self.forbidden), of(&self.allowed));
-        eprintln!("forbidden: {tried} tried, {through} through; allowed: {asked} asked, {answered} answered");
-        ensure!(tried > 500 && asked > 200, "too little traffic to tell");
-        ensure!(through == 0, "{through} of {tried} forbidden datagrams were answered");
-        ensure!(answered == asked, "{} of {asked} allowed exchanges failed", asked - answered);
-        Ok(())
-    }
 }
 
 /// As a rolling update does it: SIGTERM, the old pod ends, nobody for a moment, the new pod starts. Before that a floor
@@ -345,7 +262,7 @@ fn the_image_holds_nothing_else() {
     assert_eq!(programs, ["portcullis"]);
     let bill =
         fs::read_to_string(image.join(Path::new("usr/share/doc/portcullis/portcullis.cdx.json"))).unwrap();
-    let bill: serde_json::Value = serde_json::from_str(&bill).unwrap();
+    let bill: Value = serde_json::from_str(&bill).unwrap();
     let has = |name: &str| bill["components"].as_array().unwrap().iter().any(|c| c["name"] == name);
     for linked in ["aya", "aya-ebpf", "kube-client", "tokio", "rust-std"] {
         assert!(has(linked), "{linked} is linked and not in the bill");
