@@ -49,6 +49,8 @@ pub const MAX_FLOWS_FAILSAFE: u32 = 1 << 14;
 pub const MAX_FRAGMENTS: u32 = 1 << 14;
 /// Rules with hits, times devices; the longest unused ones go first.
 pub const MAX_RULE_HITS: u32 = 1 << 16;
+/// (device, hook, verdict, reason) that are counted apart; what finds no room is counted for the node all the same.
+pub const MAX_DEVICE_COUNTERS: u32 = 1 << 13;
 /// (ethertype, hook, verdict) that are counted apart (D20). What finds no room is counted all the same, as
 /// `not_ip` or `unknown_ethertype`: the difference is shown as "other".
 pub const MAX_ETHERTYPES: u32 = 256;

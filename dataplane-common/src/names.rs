@@ -54,6 +54,8 @@ pub const GLOBAL_COARSE: &str = "PC_COARSE";
 pub const MAP_FRAGMENTS: &str = "pc_fragments";
 /// Per CPU, [`crate::abi::counter_index`] → [`crate::abi::Counter`].
 pub const MAP_COUNTERS: &str = "pc_counters";
+/// Per CPU hash, [`crate::abi::DeviceCounterKey`] → [`crate::abi::Counter`].
+pub const MAP_DEV_COUNTERS: &str = "pc_dev_counters";
 /// Per CPU hash, LRU, [`crate::abi::RuleCounterKey`] → [`crate::abi::RuleHits`].
 pub const MAP_RULE_HITS: &str = "pc_rule_hits";
 /// Per CPU hash, [`crate::abi::EthertypeKey`] → [`crate::abi::Counter`] (D20).

@@ -27,6 +27,7 @@ pod!(
     abi::FailsafeKey,
     abi::InfraKey,
     abi::Counter,
+    abi::DeviceCounterKey,
     abi::RuleCounterKey,
     abi::RuleHits,
     abi::EthertypeKey,

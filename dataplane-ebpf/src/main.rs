@@ -84,7 +84,7 @@ fn program(context: &TcContext, hook: Hook) -> i32 {
     work.spares = u32::from(control.spares(now_ns));
     let from_device = skb.ingress_ifindex() != 0;
     let decision = decide::run(&skb, &tables, work, hook, skb.ifindex(), from_device);
-    tell(work, decision, hook);
+    tell(work, decision, hook, skb.ifindex());
     if decision.verdict as u8 == Verdict::Deny as u8 && work.spares == 0 {
         TC_ACT_SHOT
     } else {
@@ -94,14 +94,14 @@ fn program(context: &TcContext, hook: Hook) -> i32 {
 
 /// Counters, and an event for what was refused.
 #[inline(never)]
-fn tell(work: &mut Scratch, decision: Decision, hook: Hook) {
+fn tell(work: &mut Scratch, decision: Decision, hook: Hook, device: u32) {
     let denied = decision.verdict as u8 == Verdict::Deny as u8;
     let index = if denied && work.spares != 0 {
         spared_index(hook, decision.reason)
     } else {
         counter_index(hook, decision.verdict, decision.reason)
     };
-    raw::count(index, work.packet.len);
+    raw::count(index, device, work.packet.len);
     if decision.stage as u8 == Stage::L2 as u8 && decision.reason as u8 != Reason::OtherVlan as u8 {
         let key = EthertypeKey {
             ethertype: work.packet.ethertype,

@@ -11,14 +11,14 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use dataplane_common::abi::{
-    AddrKey, COUNTERS, Control, Counter, DeviceEntry, EndpointEntry, EthertypeKey, Event, FailsafeKey,
-    FlowEvent, FrontendKey, InfraKey, ListEntry, PortKey, RuleCounterKey, RuleEntry, RuleHits, Scratch,
-    Settings,
+    AddrKey, COUNTERS, Control, Counter, DeviceCounterKey, DeviceEntry, EndpointEntry, EthertypeKey, Event,
+    FailsafeKey, FlowEvent, FrontendKey, InfraKey, ListEntry, PortKey, RuleCounterKey, RuleEntry, RuleHits,
+    Scratch, Settings,
 };
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::limits::{
-    EVENT_RING_BYTES, GENERATION_SLOTS, MAX_ETHERTYPES, MAX_FLOWS_CONFIRMED, MAX_FLOWS_FAILSAFE,
-    MAX_FLOWS_UNCONFIRMED, MAX_FRAGMENTS, MAX_RULE_HITS,
+    EVENT_RING_BYTES, GENERATION_SLOTS, MAX_DEVICE_COUNTERS, MAX_ETHERTYPES, MAX_FLOWS_CONFIRMED,
+    MAX_FLOWS_FAILSAFE, MAX_FLOWS_UNCONFIRMED, MAX_FRAGMENTS, MAX_RULE_HITS,
 };
 use dataplane_common::room::{ALL_SETS, Set};
 
@@ -115,6 +115,11 @@ pub static FLOW_EVENTS: PerCpuArray<u64, { FlowEvent::ALL.len() }> = PerCpuArray
 /// Packets and bytes by hook, verdict and reason.
 #[btf_map(name = "pc_counters")]
 pub static COUNTS: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();
+
+/// The same by device. Entries are there beforehand, so that not even the first packet is missed.
+#[btf_map(name = "pc_dev_counters")]
+pub static DEV_COUNTS: PerCpuHashMap<DeviceCounterKey, Counter, { MAX_DEVICE_COUNTERS as usize }> =
+    PerCpuHashMap::new();
 
 /// Packets, bytes and last hit by rule identity and device.
 #[btf_map(name = "pc_rule_hits")]

@@ -14,7 +14,9 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_ebpf::{EbpfContext, Global};
-use dataplane_common::abi::{Counter, EthertypeKey, Event, FlowEvent, RuleCounterKey, RuleHits, Scratch};
+use dataplane_common::abi::{
+    Counter, DeviceCounterKey, EthertypeKey, Event, FlowEvent, RuleCounterKey, RuleHits, Scratch,
+};
 use dataplane_common::addr::Addr;
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::packet::Tuple;
@@ -387,12 +389,21 @@ pub fn fragment(key: &FragmentKey, out: &mut FragmentEntry) -> bool {
     copy_out!(maps::FRAGMENTS, key, out)
 }
 
-/// Counts a packet under `index`.
+/// Counts a packet under `index`, for the node and for its device.
 #[inline(always)]
-pub fn count(index: u32, bytes: u32) {
+pub fn count(index: u32, device: u32, bytes: u32) {
     if let Some(counter) = maps::COUNTS.get_ptr_mut(index) {
         // SAFETY: this CPU's slot.
         unsafe { add(counter, bytes) };
+    }
+    let key = DeviceCounterKey { device, counter: index };
+    if let Some(counter) = maps::DEV_COUNTS.get_ptr_mut(&key) {
+        // SAFETY: this CPU's slot.
+        unsafe { add(counter, bytes) };
+    } else {
+        let first = Counter { packets: 1, bytes: u64::from(bytes) };
+        // No room: counted for the node only.
+        let _ = maps::DEV_COUNTS.insert(&key, first, 0);
     }
 }
 

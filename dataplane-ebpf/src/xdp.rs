@@ -83,7 +83,7 @@ fn drops(packet: Xdp) -> bool {
 /// As TC tells of what it denies, under a hook of its own.
 #[inline(never)]
 fn tell(work: &mut Scratch) {
-    raw::count(xdp_index(work.decision.reason), work.packet.len);
+    raw::count(xdp_index(work.decision.reason), work.facts.device, work.packet.len);
     tables::count_rule(work, work.facts.rule_identity);
     tables::event(work, 0, NO_RULE);
 }

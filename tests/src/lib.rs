@@ -1,6 +1,7 @@
 //! Harness of what needs root: namespaces with real sockets and real DNAT ([`topology`]), the agent as a
 //! process ([`process`]), and clients that say what they got ([`probe`]). The tests and the demo share it.
 
+pub mod alerts;
 pub mod boot;
 pub mod bpffs;
 pub mod desk;
@@ -9,9 +10,11 @@ pub mod http;
 pub mod kube_proxy;
 pub mod kubernetes;
 pub mod netns;
+pub mod openmetrics;
 pub mod pod;
 pub mod probe;
 pub mod process;
+pub mod small;
 pub mod topology;
 pub mod witness;
 

@@ -12,57 +12,10 @@ use anyhow::{Context as _, Result, ensure};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use tests::{
     can_run,
-    http::{Answer, PORT, ask, connect, get},
-    netns::{Netns, sweep},
-    process::{Agent, Home, Policies, agent_program},
+    http::{PORT, ask, connect, get},
+    process::{Agent, agent_program},
+    small::{HEP, Small},
 };
-
-const HEP: &str = "\
-apiVersion: projectcalico.org/v3
-kind: HostEndpoint
-metadata: {name: node1-eth0, labels: {role: node}}
-spec: {node: node1, interfaceName: eth0}
-";
-
-/// A node with one device, and who stands at its other end.
-struct Small {
-    node: Netns,
-    _other: Netns,
-    folder: Policies,
-    home: Home,
-}
-
-impl Small {
-    fn new() -> Result<Self> {
-        sweep();
-        let (node, other) = (Netns::new("node")?, Netns::new("other")?);
-        node.ip(&format!(
-            "link add eth0 type veth peer name eth0 netns {}\naddr add 10.240.0.11/24 dev eth0\nlink set eth0 up\n",
-            other.name()
-        ))?;
-        other.ip("link set eth0 up\n")?;
-        let (folder, home) = (Policies::empty()?, Home::new()?);
-        folder.put("hep.yaml", HEP)?;
-        Ok(Self { node, _other: other, folder, home })
-    }
-
-    fn start(&self) -> Result<Agent> {
-        Ok(Agent::start(&self.node, &self.folder, &self.home)?.0)
-    }
-
-    /// Asks until the answer is as wanted. The agent's thread may not listen yet.
-    fn becomes(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Result<Answer> {
-        let end = Instant::now() + Duration::from_secs(20);
-        loop {
-            let answer = get(&self.node, path);
-            match answer {
-                Ok(answer) if wanted(&answer) => return Ok(answer),
-                other => ensure!(Instant::now() < end, "{path}: {other:?}\n{:#?}", self.home.status()),
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
 
 fn run(test: &str, body: fn(Small) -> Result<()>) {
     if can_run(test) {

@@ -12,6 +12,16 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// Key of `pc_dev_counters`: what `pc_counters` counts, for each device.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct DeviceCounterKey {
+    /// ifindex.
+    pub device: u32,
+    /// Index into `pc_counters`.
+    pub counter: u32,
+}
+
 /// Hits of a rule, per CPU.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -135,6 +145,30 @@ pub const fn spared_index(hook: Hook, reason: Reason) -> u32 {
     (hook as u32 * COUNTER_CLASSES + COUNTER_CLASSES - 1) * 128 + (reason as u32 & 127)
 }
 
+/// What an index into `pc_counters` stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counted {
+    /// A [`Hook`], or [`HOOK_XDP`].
+    pub hook: u8,
+    /// `None`: denied, and passed all the same ([`Control::spares`]).
+    pub verdict: Option<Verdict>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Back from an index into `pc_counters`; `None`: none of ours.
+pub fn counted(index: u32) -> Option<Counted> {
+    let (class, reason) = (index / 128, Reason::from_number((index % 128) as u8)?);
+    let verdict = match class % COUNTER_CLASSES {
+        0 => Some(Verdict::Ungoverned),
+        1 => Some(Verdict::Allow),
+        2 => Some(Verdict::Deny),
+        _ => None,
+    };
+    let hook = (class / COUNTER_CLASSES) as u8;
+    (hook <= HOOK_XDP).then_some(Counted { hook, verdict, reason })
+}
+
 /// Key of `pc_rule_hits`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -150,20 +184,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spared_packets_have_counters_of_their_own() {
+    fn every_counter_is_one_thing() {
         let mut seen = [false; COUNTERS as usize];
         let mut mark = |index: u32| {
             assert!(!core::mem::replace(&mut seen[index as usize], true), "{index} twice");
         };
         for reason in Reason::ALL {
             mark(xdp_index(*reason));
+            let found = Counted { hook: HOOK_XDP, verdict: Some(Verdict::Deny), reason: *reason };
+            assert_eq!(counted(xdp_index(*reason)), Some(found));
         }
         for hook in [Hook::Ingress, Hook::Egress] {
             for reason in Reason::ALL {
                 for verdict in [Verdict::Ungoverned, Verdict::Allow, Verdict::Deny] {
-                    mark(counter_index(hook, verdict, *reason));
+                    let index = counter_index(hook, verdict, *reason);
+                    mark(index);
+                    let found = Counted { hook: hook as u8, verdict: Some(verdict), reason: *reason };
+                    assert_eq!(counted(index), Some(found));
                 }
-                mark(spared_index(hook, *reason));
+                let index = spared_index(hook, *reason);
+                mark(index);
+                assert_eq!(
+                    counted(index),
+                    Some(Counted { hook: hook as u8, verdict: None, reason: *reason })
+                );
             }
         }
     }

@@ -12,6 +12,7 @@ use super::{Options, Role};
 pub(super) struct Answers {
     #[cfg(feature = "http")]
     server: crate::http::Server,
+    /// The trouble that the state shows.
     shown: Option<String>,
 }
 
@@ -43,11 +44,13 @@ impl Answers {
         None
     }
 
-    /// Whether [`Self::trouble`] is not as it was at the last call.
-    pub(super) fn changed(&mut self) -> bool {
-        let trouble = self.trouble();
-        let changed = trouble != self.shown;
+    /// Whether [`Self::trouble`] is not what the state shows.
+    pub(super) fn changed(&self) -> bool {
+        self.trouble() != self.shown
+    }
+
+    /// The state shows this now.
+    pub(super) fn show(&mut self, trouble: Option<String>) {
         self.shown = trouble;
-        changed
     }
 }

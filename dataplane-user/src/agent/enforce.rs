@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::adopt::{self, Found};
 use super::lastgood::LastGood;
+use super::telemetry::Work;
 use super::{Agent, is_error};
 use crate::compile::{Tables, compile};
 use crate::index::{Index, Snapshot};
@@ -140,7 +141,15 @@ impl Agent {
 
     /// False when the generation before stays in force. Devices are the other half: what fails there is told apart.
     fn enforce(&mut self, snapshot: &Snapshot) -> bool {
-        let tables = match compile(snapshot) {
+        let next = self.dataplane.generations().number() + 1;
+        let compiled = {
+            let _span = tracing::info_span!("compile", generation = next).entered();
+            let began = Instant::now();
+            let compiled = compile(snapshot);
+            self.telemetry.took(Work::Compile, began.elapsed());
+            compiled
+        };
+        let tables = match compiled {
             Ok(tables) => tables,
             Err(e) => {
                 self.fails("compile", &e.into());
@@ -160,6 +169,9 @@ impl Agent {
                 return false;
             }
             self.since = SystemTime::now();
+            if let Some(noticed) = self.noticed.take() {
+                self.telemetry.took(Work::Change, noticed.elapsed());
+            }
             self.trouble.remove("maps");
             self.tables = Some(tables);
         }
@@ -169,9 +181,19 @@ impl Agent {
     }
 
     fn apply(&mut self, tables: &Tables) -> Result<()> {
+        let _span =
+            tracing::info_span!("apply", generation = self.dataplane.generations().number() + 1).entered();
+        let began = Instant::now();
         self.begin()?;
         self.flip(tables)?;
         self.retired = true;
+        self.telemetry.took(Work::Apply, began.elapsed());
+        tracing::info!(
+            rules = tables.rules.len(),
+            devices = tables.devices.values().filter(|d| d.endpoint != 0).count(),
+            milliseconds = began.elapsed().as_millis() as u64,
+            "in force"
+        );
         Ok(())
     }
 

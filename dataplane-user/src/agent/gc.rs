@@ -1,6 +1,7 @@
 //! What is given back every tick, apart from anything that waits: confirmed flows that ended (the tables of
-//! unconfirmed flows evict by themselves, D18), and generations that nobody needs.
+//! unconfirmed flows evict by themselves, D18), counters of devices that are gone, and generations that nobody needs.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use dataplane_common::decide::timeout_ns;
@@ -79,6 +80,8 @@ impl Agent {
                 state.remove_flow(key)?;
                 removed += 1;
             }
+            let devices: BTreeSet<u32> = self.view.devices.values().map(|d| d.ifindex).collect();
+            state.forget_devices(|ifindex| devices.contains(&ifindex))?;
             Ok(removed)
         });
         match result {

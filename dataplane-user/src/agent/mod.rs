@@ -27,11 +27,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
+use dataplane_common::abi::{FAILSAFE_INBOUND, FAILSAFE_OUTBOUND};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::compile::Tables;
 use crate::config::Listen;
 use crate::index::{Index, Snapshot};
+use crate::inspect::maps::lengths;
 use crate::loader::attach::{Attacher, Mechanism};
 use crate::loader::hold::{HeldMaps, allow_many_links};
 use crate::loader::link::Links;
@@ -44,7 +46,7 @@ use lastgood::LastGood;
 use safety::Safety;
 use source::{KubernetesOptions, Restored, Source};
 use state::State;
-use telemetry::Telemetry;
+use telemetry::{Sizes, Telemetry};
 
 /// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +143,7 @@ pub async fn run(options: Options) -> Result<()> {
     let last_world = restored.complete.then(|| source.world().clone());
     let dataplane = Dataplane::load(&LoadOptions { pin_dir: Some(pin_dir.path().to_owned()) })?;
     let held = HeldMaps::open(pin_dir.path())?;
-    let publisher = Publisher::start(pin_dir.path(), &options.state_dir)?;
+    let publisher = Publisher::start(pin_dir.path(), &options.state_dir, Arc::clone(&telemetry))?;
     let mut agent = Agent {
         attacher: Attacher::new(&pin_dir, mechanism),
         xdp_attacher: XdpAttacher::new(&pin_dir, options.xdp),
@@ -170,6 +172,7 @@ pub async fn run(options: Options) -> Result<()> {
         trouble: BTreeMap::new(),
         publisher,
         telemetry,
+        noticed: None,
         answers,
         safety: Safety::default(),
     };
@@ -211,6 +214,8 @@ struct Agent {
     /// Tells observers what the numbers in events mean.
     publisher: Publisher,
     telemetry: Arc<Telemetry>,
+    /// When what is worked on was first heard of.
+    noticed: Option<Instant>,
     answers: answers::Answers,
     restored: Restored,
     /// What the file of the last good state holds.
@@ -275,6 +280,7 @@ impl Agent {
 
     /// Reads again what changed, and works only when it really did.
     async fn refresh(&mut self, pending: Pending) {
+        self.noticed = pending.since.map(|(first, _)| first);
         let mut changed = !self.trouble.is_empty() || self.answers.changed();
         if pending.links {
             match self.look().await {
@@ -329,12 +335,24 @@ impl Agent {
         if self.trouble.get(place) != Some(&text) {
             tracing::error!(place, "{text}; what was in force stays in force");
         }
+        self.telemetry.failed(place);
         self.trouble.insert(place.to_owned(), text);
+    }
+
+    fn sizes(&self) -> Sizes {
+        let Some(tables) = &self.tables else { return Sizes::default() };
+        let failsafes = |direction| tables.failsafes.keys().filter(|p| p.key.direction == direction).count();
+        Sizes {
+            lengths: lengths(tables).into(),
+            longest_list: tables.lists.iter().map(|l| l.rule_count as usize).max().unwrap_or(0),
+            failsafes: [FAILSAFE_INBOUND, FAILSAFE_OUTBOUND].map(failsafes),
+        }
     }
 
     /// The state file, then the line on stdout that people and tests wait for: who reads it finds the file.
     fn publish(&mut self, snapshot: &Snapshot) {
         let mut state = State::new(self, snapshot);
+        self.answers.show(state.trouble.get(state::HTTP).cloned());
         // Who reads it reads a state that was written.
         state.trouble.remove("state");
         match state.write(&self.options.state_dir) {
@@ -342,7 +360,7 @@ impl Agent {
             Err(e) => self.fails("state", &e),
         }
         let state = Arc::new(state);
-        self.telemetry.publish(Arc::clone(&state));
+        self.telemetry.publish(Arc::clone(&state), self.sizes());
         let line = state.headline();
         self.safety.shown = state.safety.headline();
         if line != self.shown {

@@ -89,6 +89,7 @@ impl Agent {
 
     /// Reads what the source says. A folder: unless a command is at work in it: then soon again. True when something changed.
     pub(super) fn read_source(&mut self) -> bool {
+        let _span = tracing::info_span!("resource").entered();
         if self.source.folder_path(&self.options).is_none() {
             return self.source.read();
         }

@@ -150,6 +150,7 @@ mod tests {
 
     use super::*;
     use crate::agent::state::tests::state;
+    use crate::agent::telemetry::Sizes;
 
     fn health(telemetry: Telemetry) -> Health {
         Health::new(Sources { telemetry: Arc::new(telemetry), pin_dir: "/nowhere".into() })
@@ -176,7 +177,7 @@ mod tests {
         let mut state = state();
         state.attached.clear();
         state.trouble.insert("compile".into(), "too many rules".into());
-        health.sources.telemetry.publish(Arc::new(state.clone()));
+        health.sources.telemetry.publish(Arc::new(state.clone()), Sizes::default());
         let checks = health.ready();
         assert_eq!(result(&checks, "in sync"), &Err("compile: too many rules".to_owned()));
         assert_eq!(
@@ -187,9 +188,9 @@ mod tests {
         assert!(page(&checks, true).starts_with("[+] loop\n[-] in sync: "), "{}", page(&checks, true));
         // In sync once is enough: what fails later leaves in force what is.
         state.trouble.clear();
-        health.sources.telemetry.publish(Arc::new(state.clone()));
+        health.sources.telemetry.publish(Arc::new(state.clone()), Sizes::default());
         state.trouble.insert("kubernetes".into(), "no answer".into());
-        health.sources.telemetry.publish(Arc::new(state));
+        health.sources.telemetry.publish(Arc::new(state), Sizes::default());
         assert_eq!(result(&health.ready(), "in sync"), &Ok(()));
     }
 

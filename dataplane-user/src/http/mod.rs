@@ -1,9 +1,11 @@
 //! What an agent tells over HTTP: `/livez`, `/readyz` and `/metrics`. It only answers, and changes nothing.
 //!
 //! A thread with a runtime of its own: a loop that hangs must not take along the one who says so, and whoever asks
-//! slowly, or too much, holds up nobody else. Reading order: [`health`] (what is said) → `serve` (to whom).
+//! slowly, or too much, holds up nobody else. Reading order: [`health`] and
+//! [`metrics`] (what is said) → `serve` (to whom).
 
 pub mod health;
+pub mod metrics;
 mod serve;
 
 use std::net::{SocketAddr, TcpListener};
@@ -16,6 +18,7 @@ use anyhow::{Context, Result};
 use crate::agent::telemetry::Telemetry;
 use crate::config::Listen;
 use health::Health;
+use metrics::Scraper;
 
 /// What a request is answered from.
 #[derive(Clone, Debug)]
@@ -45,8 +48,8 @@ impl Server {
             .name("pc-http".to_owned())
             .spawn(move || {
                 let listener = wait_for(socket, &trouble);
-                let health = Health::new(sources);
-                if let Err(error) = serve::run(listener, health) {
+                let scraper = Arc::new(Scraper::new(sources.clone()));
+                if let Err(error) = serve::run(listener, Health::new(sources), scraper) {
                     tracing::error!("metrics and health are not served: {error:#}; enforcement goes on");
                     tell(&trouble, Some(format!("{error:#}")));
                 }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -18,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use super::health::{Check, Health, is_good, page};
+use super::metrics::{CONTENT_TYPE, Scraper};
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 32;
@@ -29,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MAX_QUESTION: usize = 8192;
 
 /// Answers for ever.
-pub(super) fn run(listener: TcpListener, health: Health) -> Result<()> {
+pub(super) fn run(listener: TcpListener, health: Health, scraper: Arc<Scraper>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(1)
@@ -37,17 +39,19 @@ pub(super) fn run(listener: TcpListener, health: Health) -> Result<()> {
         .context("cannot start their runtime")?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).context("cannot use the socket")?;
-        accept(listener, router(health)).await;
+        accept(listener, router(health, scraper)).await;
         Ok(())
     })
 }
 
-fn router(health: Health) -> Router {
+fn router(health: Health, scraper: Arc<Scraper>) -> Router {
+    let metrics = Router::new().route("/metrics", get(metrics)).with_state(scraper);
     Router::new()
         .route("/livez", get(live))
         .route("/healthz", get(live))
         .route("/readyz", get(ready))
         .with_state(health)
+        .merge(metrics)
 }
 
 async fn accept(listener: tokio::net::TcpListener, router: Router) {
@@ -98,6 +102,16 @@ async fn live(State(health): State<Health>, uri: Uri) -> Response {
 
 async fn ready(State(health): State<Health>, uri: Uri) -> Response {
     told(&health.ready(), &uri)
+}
+
+async fn metrics(State(scraper): State<Arc<Scraper>>, uri: Uri) -> Response {
+    let policies = words(&uri).any(|word| word == "policies" || word.starts_with("policies="));
+    // It asks the kernel, with tables that are full thousands of times: on the one other thread of this runtime, so
+    // that probes are answered meanwhile, and scrapes wait for each other.
+    match tokio::task::spawn_blocking(move || scraper.scrape(policies)).await {
+        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the scrape broke off\n").into_response(),
+    }
 }
 
 fn told(checks: &[Check], uri: &Uri) -> Response {

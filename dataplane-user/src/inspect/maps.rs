@@ -48,6 +48,7 @@ pub fn purpose(map: &str) -> &'static str {
         names::MAP_FAILSAFES => "failsafe ports (D1, D2)",
         names::MAP_INFRA => "peers of known tunnels (D39)",
         names::MAP_COUNTERS => "packets by hook, verdict and reason",
+        names::MAP_DEV_COUNTERS => "packets by device, hook, verdict and reason",
         names::MAP_RULE_HITS => "hits by rule and device",
         names::MAP_ETHERTYPES => "packets that are not IP, by ethertype (D20)",
         names::MAP_EVENTS => "the ring of events that `observe` shows (limit in bytes)",

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use dataplane_common::abi::{
     AddrKey, DeviceEntry, EndpointEntry, FAILSAFE_INBOUND, FailsafeKey, FrontendKey, Hook, InfraKey,
-    ListEntry, PortKey, RuleEntry, SIDE_DESTINATION, Settings, device_flag, frontend_flag, own_flag,
-    rule_flag, settings_flag,
+    ListEntry, PortKey, RuleEntry, SIDE_DESTINATION, Settings, counted, device_flag, frontend_flag,
+    hook_name, own_flag, rule_flag, settings_flag,
 };
 use dataplane_common::addr::Addr;
 use dataplane_common::flow::{FlowEntry, FlowKey};
 use dataplane_common::names;
-use dataplane_common::verdict::Reason;
+use dataplane_common::verdict::{Reason, Verdict};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -22,7 +22,7 @@ use crate::agent::state::State;
 use crate::compile::{Prefix, Tables};
 use crate::maps::{Pinned, SLICED};
 use crate::observe::names::LIST_KINDS;
-use crate::observe::record::protocol_name;
+use crate::observe::record::{WOULD_DENY, protocol_name};
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -109,6 +109,17 @@ pub fn entries(pinned: &Pinned, map: &str, slot: Option<u32>, state: &State) -> 
                     format!("{} {verdict} {reason}", hook(*h)),
                     json!({"packets": c.packets, "bytes": c.bytes}),
                 )
+            })
+            .collect(),
+        names::MAP_DEV_COUNTERS => maps
+            .device_counters()?
+            .iter()
+            .filter_map(|(key, c)| {
+                let what = counted(key.counter)?;
+                let verdict = what.verdict.map_or(WOULD_DENY, Verdict::name);
+                let (device, hook, reason) = (device(key.device), hook_name(what.hook), what.reason.name());
+                let value = json!({"packets": c.packets, "bytes": c.bytes});
+                Some(Entry::new(format!("{device} {hook} {verdict} {reason}"), value))
             })
             .collect(),
         names::MAP_FLOW_EVENTS => {

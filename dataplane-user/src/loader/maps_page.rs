@@ -37,7 +37,7 @@ macro_rules! limit {
     };
 }
 
-const MAPS: [About; 24] = [
+const MAPS: [About; 25] = [
     about(
         names::MAP_CONTROL,
         Writer::Agent,
@@ -152,6 +152,12 @@ const MAPS: [About; 24] = [
         Writer::Programs,
         None,
         "Packets and bytes by hook, verdict and [reason](reasons.md).",
+    ),
+    about(
+        names::MAP_DEV_COUNTERS,
+        Writer::Programs,
+        limit!(MAX_DEVICE_COUNTERS),
+        "The same by device, for `portcullis_packets_total` and `portcullis_bytes_total` of [metrics.md](metrics.md).",
     ),
     about(
         names::MAP_RULE_HITS,

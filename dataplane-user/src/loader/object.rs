@@ -15,7 +15,7 @@ use super::Error;
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-ebpf.o"));
 
 /// Maps of one generation layout: pinned below the ABI version.
-pub const POLICY_MAPS: [&str; 18] = [
+pub const POLICY_MAPS: [&str; 19] = [
     names::MAP_CONTROL,
     names::MAP_SETTINGS,
     names::MAP_DEVICES,
@@ -30,6 +30,7 @@ pub const POLICY_MAPS: [&str; 18] = [
     names::MAP_FAILSAFES,
     names::MAP_INFRA,
     names::MAP_COUNTERS,
+    names::MAP_DEV_COUNTERS,
     names::MAP_RULE_HITS,
     names::MAP_ETHERTYPES,
     names::MAP_EVENTS,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf};
 use dataplane_common::abi::{
-    Control, Counter, EthertypeKey, FlowEvent, HOOK_XDP, Hook, RuleCounterKey, RuleHits, Scratch,
-    counter_index, spared_index, xdp_index,
+    Control, Counter, DeviceCounterKey, EthertypeKey, FlowEvent, HOOK_XDP, Hook, RuleCounterKey, RuleHits,
+    Scratch, counter_index, spared_index, xdp_index,
 };
 use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
 use dataplane_common::names;
@@ -45,6 +45,7 @@ pub struct State {
     fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
     rooms: Array<MapData, Set>,
     counters: PerCpuArray<MapData, Counter>,
+    dev_counters: PerCpuHashMap<MapData, DeviceCounterKey, Counter>,
     rule_hits: PerCpuHashMap<MapData, RuleCounterKey, RuleHits>,
     flow_events: PerCpuArray<MapData, u64>,
     ethertypes: PerCpuHashMap<MapData, EthertypeKey, Counter>,
@@ -66,6 +67,7 @@ impl State {
             fragments: take(source, names::MAP_FRAGMENTS)?,
             rooms: take(source, names::MAP_ROOMS)?,
             counters: take(source, names::MAP_COUNTERS)?,
+            dev_counters: take(source, names::MAP_DEV_COUNTERS)?,
             rule_hits: take(source, names::MAP_RULE_HITS)?,
             flow_events: take(source, names::MAP_FLOW_EVENTS)?,
             ethertypes: take(source, names::MAP_ETHERTYPES)?,
@@ -213,6 +215,20 @@ impl State {
             }
         }
         Ok(found)
+    }
+    /// Packets by device and counter, summed over CPUs.
+    pub fn device_counters(&self) -> Result<BTreeMap<DeviceCounterKey, Counter>, Error> {
+        let read = batch::one_by_one(self.dev_counters.iter(), names::MAP_DEV_COUNTERS)?;
+        Ok(read.into_iter().map(|(key, per_cpu)| (key, sum(per_cpu.iter()))).collect())
+    }
+    /// Forgets what was counted on devices that are gone: their numbers do not come again.
+    pub fn forget_devices(&mut self, is_there: impl Fn(u32) -> bool) -> Result<(), Error> {
+        let keys = batch::one_by_one(self.dev_counters.keys(), names::MAP_DEV_COUNTERS)?;
+        for key in keys.iter().filter(|key| !is_there(key.device)) {
+            gone_is_fine(self.dev_counters.remove(key))
+                .map_err(|e| Error::map(names::MAP_DEV_COUNTERS, "clean", e))?;
+        }
+        Ok(())
     }
     /// Hits per rule identity and device, summed over CPUs; `last_seen_ns` is that of the latest CPU, to be compared
     /// with [`State::now_ns`].

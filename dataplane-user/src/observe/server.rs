@@ -19,6 +19,7 @@ use super::names::{AgentNames, Announced, KernelNames};
 use super::record::{Line, LostRecord, Summary};
 use super::ring::Ring;
 use crate::agent::state::State;
+use crate::agent::telemetry::Telemetry;
 use crate::compile::Names;
 use crate::maps::Pinned;
 
@@ -53,7 +54,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// Starts the thread.
-    pub fn start(pin_dir: &Path, state_dir: &Path) -> Result<Self> {
+    pub fn start(pin_dir: &Path, state_dir: &Path, telemetry: Arc<Telemetry>) -> Result<Self> {
         let this = Self::default();
         let socket = socket_path(state_dir);
         match fs::remove_file(&socket) {
@@ -73,7 +74,7 @@ impl Publisher {
         std::thread::Builder::new()
             .name("pc-events".to_owned())
             .spawn(move || {
-                if let Err(error) = serve(listener, &pin_dir, names) {
+                if let Err(error) = serve(listener, &pin_dir, names, &telemetry) {
                     tracing::error!("events cannot be observed: {error:#}; enforcement goes on");
                 }
             })
@@ -87,7 +88,12 @@ impl Publisher {
     }
 }
 
-fn serve(listener: std::os::unix::net::UnixListener, pin_dir: &Path, names: AgentNames) -> Result<()> {
+fn serve(
+    listener: std::os::unix::net::UnixListener,
+    pin_dir: &Path,
+    names: AgentNames,
+    telemetry: &Telemetry,
+) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -97,7 +103,7 @@ fn serve(listener: std::os::unix::net::UnixListener, pin_dir: &Path, names: Agen
         let kept = Arc::new(Kept::new(Pinned::new(pin_dir)));
         let accept = accept(listener, Arc::clone(&kept));
         tokio::select! {
-            result = read(pin_dir, names, &kept) => result,
+            result = read(pin_dir, names, &kept, telemetry) => result,
             () = accept => Ok(()),
         }
     })
@@ -150,7 +156,7 @@ impl Kept {
     }
 }
 
-async fn read(pin_dir: &Path, mut names: AgentNames, kept: &Kept) -> Result<()> {
+async fn read(pin_dir: &Path, mut names: AgentNames, kept: &Kept, telemetry: &Telemetry) -> Result<()> {
     // An observer that read the ring while there was no agent sees the socket and lets go.
     let mut ring = loop {
         match Ring::open(pin_dir)? {
@@ -160,7 +166,10 @@ async fn read(pin_dir: &Path, mut names: AgentNames, kept: &Kept) -> Result<()> 
     };
     let fd = crate::sys::readable(ring.readiness()?).context("cannot wait for events")?;
     loop {
-        ring.drain(&mut names, |record| kept.add(&Line::Event(Box::new(record))));
+        ring.drain(&mut names, |record| {
+            telemetry.event(record.lost_before);
+            kept.add(&Line::Event(Box::new(record)));
+        });
         ring.keep_lock();
         if let Ok(ready) = tokio::time::timeout(LOOK_AGAIN, fd.readable()).await {
             ready.context("cannot wait for events")?.clear_ready();

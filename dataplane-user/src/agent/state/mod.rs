@@ -20,7 +20,7 @@ pub use parts::{
 /// Version of every JSON that we print or write.
 pub const API_VERSION: &str = "portcullis.dev/v1alpha1";
 /// In [`State::trouble`]: nobody is answered about this agent, who enforces all the same.
-const HTTP: &str = "http";
+pub(super) const HTTP: &str = "http";
 
 /// `status -o json`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
