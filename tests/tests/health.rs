@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::{sys::stat::Mode, unistd::mkfifo};
+use serde_json::Value;
 use tests::{
     can_run,
     http::{PORT, ask, connect, get},
@@ -26,7 +27,8 @@ fn run(test: &str, body: fn(Small) -> Result<()>) {
 #[test]
 fn an_agent_that_enforces_is_alive_and_ready() {
     run("an_agent_that_enforces_is_alive_and_ready", |small| {
-        let _agent = small.start()?;
+        let agent = small.start()?;
+        the_log_is_json_with_generations(&agent.log())?;
         let live = small.becomes("/livez", |a| a.status == 200)?;
         ensure!(live.body == "ok\n" && live.head.contains("cache-control: no-store"), "{live:?}");
         ensure!(get(&small.node, "/healthz")?.body == "ok\n");
@@ -45,6 +47,18 @@ fn an_agent_that_enforces_is_alive_and_ready() {
         ensure!(ask(&small.node, &long).is_ok_and(|a| a.status == 431), "headers have a limit");
         Ok(())
     });
+}
+
+/// stderr is a file here.
+fn the_log_is_json_with_generations(log: &str) -> Result<()> {
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|l| serde_json::from_str(l).with_context(|| format!("no JSON: {l}")))
+        .collect::<Result<_>>()?;
+    let applied = lines.iter().find(|l| l["message"] == "in force").context("nothing came into force")?;
+    ensure!(applied["level"] == "INFO" && applied["rules"].is_u64(), "{applied}");
+    ensure!(applied["span"]["name"] == "apply" && applied["span"]["generation"].is_u64(), "{applied}");
+    Ok(())
 }
 
 #[test]

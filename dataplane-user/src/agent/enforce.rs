@@ -181,10 +181,10 @@ impl Agent {
     }
 
     fn apply(&mut self, tables: &Tables) -> Result<()> {
-        let _span =
-            tracing::info_span!("apply", generation = self.dataplane.generations().number() + 1).entered();
         let began = Instant::now();
         self.begin()?;
+        let generation = self.dataplane.generations().number() + 1;
+        let _span = tracing::info_span!("apply", generation).entered();
         self.flip(tables)?;
         self.retired = true;
         self.telemetry.took(Work::Apply, began.elapsed());

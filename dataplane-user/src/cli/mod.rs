@@ -12,6 +12,7 @@ mod get;
 #[cfg(feature = "kubernetes")]
 mod kubectl;
 mod lint;
+mod log;
 mod maps;
 mod observe;
 mod output;
@@ -24,7 +25,6 @@ mod suspend;
 mod test;
 mod validate;
 
-use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -87,7 +87,13 @@ pub fn main() -> ExitCode {
         return code;
     }
     let cli = Cli::parse();
-    start_log();
+    // What others say is for whoever typed them.
+    let format = if let Command::Run(args) | Command::Floor(args) = &cli.command {
+        args.log_format()
+    } else {
+        log::LogFormat::Text
+    };
+    log::start(format);
     let result = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Floor(args) => run::floor(args),
@@ -126,37 +132,9 @@ fn exit_code(result: Result<Answer>) -> ExitCode {
     }
 }
 
-/// As <https://no-color.org> has it: set to anything but nothing.
-fn has_colours(terminal: bool, no_color: Option<&OsStr>) -> bool {
-    terminal && no_color.is_none_or(OsStr::is_empty)
-}
-
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .filter_map(|e| e.downcast_ref::<std::io::Error>())
         .any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("portcullis=info,warn"));
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let colours = has_colours(terminal, std::env::var_os("NO_COLOR").as_deref());
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours);
-    log.with_env_filter(filter).with_target(false).init();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn colours_are_for_terminals_of_those_who_like_them() {
-        let cases =
-            [(true, None, true), (true, Some(""), true), (true, Some("1"), false), (false, None, false)];
-        for (terminal, no_color, colours) in cases {
-            assert_eq!(has_colours(terminal, no_color.map(OsStr::new)), colours, "{terminal} {no_color:?}");
-        }
-    }
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::Answer;
+use super::log::LogFormat;
 use super::settings;
 use crate::agent::source::{KUBERNETES, KubernetesOptions};
 use crate::agent::{self, Options, Role};
@@ -63,9 +64,18 @@ pub struct RunArgs {
     /// Port of metrics and health. Default: 10187
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     http_port: Option<u16>,
+    /// How log lines look
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
     /// Node-wide: count what policy denies, drop nothing. Lasts until an agent runs without it
     #[arg(long)]
     audit: bool,
+}
+
+impl RunArgs {
+    pub(super) fn log_format(&self) -> LogFormat {
+        self.log_format
+    }
 }
 
 /// `None`: off.

@@ -120,7 +120,7 @@ pub fn as_plugin(mut words: impl Iterator<Item = OsString>) -> Option<ExitCode> 
     match Path::new(&called).file_name()?.to_str()? {
         PLUGIN => {
             let plugin = Plugin::parse_from(std::iter::once(called).chain(words));
-            super::start_log();
+            super::log::start(super::log::LogFormat::Text);
             Some(super::exit_code(dispatch(&plugin.command)))
         }
         COMPLETION => {
