@@ -251,6 +251,14 @@ impl Agent {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).context("cannot signal the agent")
     }
 
+    /// SIGTERM, and waits until it ended.
+    pub fn stop(mut self) -> Result<()> {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM)
+            .context("cannot signal the agent")?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// As `kill -9` does: the agent has no chance to do anything.
     pub fn kill_9(mut self) -> Result<()> {
         self.child.kill()?;

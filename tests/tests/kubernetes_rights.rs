@@ -24,6 +24,8 @@ use tests::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const CALICO: &str = "projectcalico.org";
+/// Groups of what the agent writes.
+const WRITTEN: [&str; 2] = ["portcullis.dev", "events.k8s.io"];
 
 /// One verb on one resource.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +137,9 @@ fn each_is_missed(case: &Case, all: &[Right], tried: &[Option<&Right>]) -> Resul
 fn every_right_is_missed_by_its_name() {
     run("every_right_is_missed_by_its_name", |case| {
         let all = rights()?;
+        // What is written is another test's: node_status.rs.
+        let all: Vec<Right> =
+            all.into_iter().filter(|right| !WRITTEN.contains(&right.group.as_str())).collect();
         // A server of Kubernetes 1.32 or newer streams lists to those who may watch.
         let (lists, needed): (Vec<&Right>, Vec<&Right>) = all.iter().partition(|right| right.verb == "list");
         assert!(

@@ -2,12 +2,20 @@
 //! times that people ask for.
 
 use std::collections::BTreeMap;
+#[cfg(feature = "kubernetes")]
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::lastgood::{LastGood, Saved, Text};
 use super::state::now;
 use crate::policy::{Changes, Problem, Severity, World};
 use crate::resource::{Document, ObjectKey, Store, StoredObject};
+#[cfg(feature = "kubernetes")]
+use {
+    crate::kubernetes::report::facts::{Applied, ObjectFacts},
+    crate::resource::{Group, Kind, Object},
+    serde_json::Value,
+};
 
 /// Since when an object is what it is, Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +134,46 @@ impl Accepted {
             .collect()
     }
 
+    /// What a report tells of policies, of host endpoints, and of whatever else was refused.
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn facts(&self) -> Vec<ObjectFacts> {
+        let rejected = self.store.rejected();
+        let superseded = self.store.objects().flat_map(|o| &o.superseded);
+        let places: BTreeSet<&str> =
+            superseded.chain(rejected.values().flatten()).map(|p| p.file.as_str()).collect();
+        let documents = self.documents.iter().flatten().filter(|d| places.contains(d.file.as_str()));
+        let latest: BTreeMap<&str, &Value> = documents.map(|d| (d.file.as_str(), plain(&d.value))).collect();
+        let latest_of =
+            |problems: &[Problem]| problems.iter().find_map(|p| latest.get(p.file.as_str()).copied());
+        let told = |o: &&StoredObject| {
+            matches!(&*o.object, Object::Policy(_) | Object::InertPolicy(_) | Object::HostEndpoint(_))
+                || !o.superseded.is_empty()
+        };
+        let accepted = self.store.objects().filter(told).map(|o| {
+            let since = self.ages.get(&o.key).and_then(|a| a.kept);
+            let latest = latest_of(&o.superseded);
+            ObjectFacts::new(o.key.clone(), Some(plain(&o.value)), latest, &o.superseded, since)
+        });
+        let rejected = rejected
+            .iter()
+            .map(|(key, problems)| ObjectFacts::new(key.clone(), None, latest_of(problems), problems, None));
+        accepted.chain(rejected).collect()
+    }
+
+    /// What a generation is made of now, beside what Kubernetes itself has.
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn applied(&self) -> Applied {
+        let calico = self.store.objects().filter(|o| o.key.kind.group() == Group::Calico);
+        Applied::of(calico.map(|o| (&o.key, plain(&o.value))))
+    }
+
+    /// `metadata.uid` of an object.
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn uid(&self, kind: Kind, name: &str) -> Option<String> {
+        let object = self.store.get(kind.as_str(), "", name)?;
+        object.value["metadata"]["uid"].as_str().map(str::to_owned)
+    }
+
     /// As the next agent takes them.
     pub(super) fn saved(&self) -> Vec<Saved> {
         self.store
@@ -143,4 +191,10 @@ impl Accepted {
             })
             .collect()
     }
+}
+
+/// However a document is held.
+#[cfg(feature = "kubernetes")]
+fn plain(value: &Value) -> &Value {
+    value
 }

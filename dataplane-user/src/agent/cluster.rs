@@ -10,11 +10,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::Event;
 use super::accepted::Accepted;
 use super::lastgood::LastGood;
+use super::report::Reporting;
 use super::source::{KUBERNETES, KubernetesOptions};
-use super::state::{KubeProxyState, KubernetesState};
+use super::state::{KubeProxyState, KubernetesState, State};
+use super::{Event, Options};
+use crate::index::Snapshot;
 use crate::kubernetes::follow::{Account, Follower, View};
 use crate::kubernetes::kube_proxy::{Answer, Asker};
 use crate::kubernetes::plan::{Needs, is_calico};
@@ -31,6 +33,7 @@ pub(super) struct ClusterSource {
     follower: Option<Follower>,
     /// Asks kube-proxy where it answers NodePorts.
     proxy: Option<Asker>,
+    reporting: Reporting,
     /// Cluster of the last good state.
     cluster: Option<String>,
     /// There was a last good state.
@@ -54,6 +57,7 @@ impl ClusterSource {
             accepted: Accepted::default(),
             follower: None,
             proxy: None,
+            reporting: Reporting::default(),
             cluster: None,
             restored: false,
             synced: false,
@@ -71,16 +75,18 @@ impl ClusterSource {
         self.accepted.restore(last)
     }
 
-    pub(super) fn follow(&mut self, node: String, sender: UnboundedSender<Event>) {
+    pub(super) fn follow(&mut self, options: &Options, sender: UnboundedSender<Event>) {
         let account =
             Account { kubeconfig: self.options.kubeconfig.clone(), context: self.options.context.clone() };
+        self.reporting.start(account.clone(), options, sender.clone());
         let needs = Needs::of(self.accepted.world());
         let wake = move || {
             // An agent that is gone needs no word.
             let _ = sender.send(Event::SourceChanged);
         };
         self.proxy = Some(Asker::start(wake.clone()));
-        self.follower = Some(Follower::start(account, node, self.cluster.clone(), needs, wake));
+        let (node, cluster) = (options.node.clone(), self.cluster.clone());
+        self.follower = Some(Follower::start(account, node, cluster, needs, wake));
     }
 
     pub(super) fn read(&mut self) -> bool {
@@ -163,6 +169,18 @@ impl ClusterSource {
         node_ports_at(given, &answer, self.accepted.world(), node)
     }
 
+    pub(super) fn came_into_force(&mut self) {
+        self.reporting.came_into_force(&self.accepted);
+    }
+
+    pub(super) fn report(&self, state: &mut State, snapshot: &Snapshot) {
+        self.reporting.report(&self.accepted, state, snapshot);
+    }
+
+    pub(super) async fn stop(&mut self) {
+        self.reporting.stop().await;
+    }
+
     pub(super) fn state(&self, given: &[IpNet], node: &str) -> KubernetesState {
         let view = self.follower.as_ref().map(Follower::view);
         let seconds = |t: SystemTime| t.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -173,6 +191,7 @@ impl ClusterSource {
             waiting: self.waiting.clone(),
             watches: view.as_ref().map(|v| v.cluster.counts()).unwrap_or_default(),
             kube_proxy: Some(self.kube_proxy(given, node)),
+            report: None,
         }
     }
 

@@ -52,6 +52,7 @@ impl Agent {
             self.trouble.remove("folder");
             let done = self.enforce(&snapshot);
             if done {
+                self.source.came_into_force();
                 self.save();
             }
             self.refuse_trial();
@@ -59,6 +60,7 @@ impl Agent {
                 snapshot = Arc::new(before);
             }
         }
+        self.published = Some(Arc::clone(&snapshot));
         self.publish(&snapshot);
     }
 

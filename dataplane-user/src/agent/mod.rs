@@ -4,6 +4,7 @@
 pub mod accepted;
 mod adopt;
 mod answers;
+pub mod cause;
 #[cfg(feature = "kubernetes")]
 mod cluster;
 mod devices;
@@ -11,6 +12,8 @@ mod enforce;
 pub mod folder;
 mod gc;
 pub mod lastgood;
+#[cfg(feature = "kubernetes")]
+mod report;
 mod safety;
 pub mod source;
 pub mod state;
@@ -42,6 +45,7 @@ use crate::loader::xdp::{Mode, XdpAttacher};
 use crate::loader::{Dataplane, LoadOptions};
 use crate::observe::Publisher;
 use crate::policy::{NodeView, Problem, Settings, World};
+use cause::Cause;
 use lastgood::LastGood;
 use safety::Safety;
 use source::{KubernetesOptions, Restored, Source};
@@ -53,6 +57,8 @@ use telemetry::{Sizes, Telemetry};
 pub enum Event {
     /// A file of the policies folder changed, or what is known of the cluster.
     SourceChanged,
+    /// The API server has the node's status, or does not take it.
+    Reported,
     /// A device, address or route changed.
     LinkChanged,
     /// Time for what must not depend on notices alone, and for flow garbage.
@@ -170,6 +176,8 @@ pub async fn run(options: Options) -> Result<()> {
         shown: String::new(),
         since: SystemTime::now(),
         trouble: BTreeMap::new(),
+        causes: BTreeMap::new(),
+        published: None,
         publisher,
         telemetry,
         noticed: None,
@@ -209,6 +217,10 @@ struct Agent {
     since: SystemTime,
     /// Where → what the agent itself could not do, until it can.
     trouble: BTreeMap<String, String>,
+    /// Of those places, as far as the error says it.
+    causes: BTreeMap<String, Cause>,
+    /// What the last published state was made of.
+    published: Option<Arc<Snapshot>>,
     /// What is on trial or held.
     safety: Safety,
     /// Tells observers what the numbers in events mean.
@@ -260,6 +272,7 @@ impl Agent {
             match event {
                 Some(Event::SourceChanged) => pending.note(true, false, Instant::now()),
                 Some(Event::LinkChanged) => pending.note(false, true, Instant::now()),
+                Some(Event::Reported) => self.publish_again(),
                 Some(Event::Tick) => {
                     pending.note(true, true, Instant::now());
                     self.collect_flows();
@@ -275,6 +288,7 @@ impl Agent {
             }
         }
         self.save_what_waited(true);
+        self.source.stop().await;
         tracing::info!("stopped; what is in force stays in force (`portcullis detach` removes it)");
     }
 
@@ -336,7 +350,24 @@ impl Agent {
             tracing::error!(place, "{text}; what was in force stays in force");
         }
         self.telemetry.failed(place);
+        match Cause::of_error(error) {
+            Some(cause) => drop(self.causes.insert(place.to_owned(), cause)),
+            None => drop(self.causes.remove(place)),
+        }
         self.trouble.insert(place.to_owned(), text);
+    }
+
+    /// Of the places of trouble that there are.
+    fn causes_now(&self) -> BTreeMap<String, Cause> {
+        let of_trouble = |(place, _): &(&String, &Cause)| self.trouble.contains_key(*place);
+        self.causes.iter().filter(of_trouble).map(|(place, cause)| (place.clone(), *cause)).collect()
+    }
+
+    /// Only what is said of the cluster's copy of the state has changed.
+    fn publish_again(&mut self) {
+        if let Some(snapshot) = self.published.clone() {
+            self.publish(&snapshot);
+        }
     }
 
     fn sizes(&self) -> Sizes {
@@ -355,6 +386,7 @@ impl Agent {
         self.answers.show(state.trouble.get(state::HTTP).cloned());
         // Who reads it reads a state that was written.
         state.trouble.remove("state");
+        self.source.report(&mut state, snapshot);
         match state.write(&self.options.state_dir) {
             Ok(()) => drop(self.trouble.remove("state")),
             Err(e) => self.fails("state", &e),

@@ -8,8 +8,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::accepted::{Accepted, Kept};
 use super::folder::Folder;
 use super::lastgood::LastGood;
-use super::state::KubernetesState;
+use super::state::{KubernetesState, State};
 use super::{Event, Options, Role};
+use crate::index::Snapshot;
 use crate::policy::{Changes, Problem, Settings, World};
 
 /// What stands for the folder where the API is the source: no folder, since a folder's path begins with `/`.
@@ -96,7 +97,7 @@ impl Source {
             #[cfg(feature = "kubernetes")]
             Self::Cluster(cluster) => {
                 if _options.role == Role::Agent {
-                    cluster.follow(_options.node.clone(), _sender.clone());
+                    cluster.follow(_options, _sender.clone());
                 }
             }
         }
@@ -186,6 +187,33 @@ impl Source {
                     .nets,
                 ..options.settings.clone()
             },
+        }
+    }
+
+    /// What is accepted now was put in force.
+    pub(super) fn came_into_force(&mut self) {
+        match self {
+            Self::Folder(_) => {}
+            #[cfg(feature = "kubernetes")]
+            Self::Cluster(cluster) => cluster.came_into_force(),
+        }
+    }
+
+    /// Tells the cluster, if it is the source, and says in the state what is known of that.
+    pub(super) fn report(&mut self, _state: &mut State, _snapshot: &Snapshot) {
+        match self {
+            Self::Folder(_) => {}
+            #[cfg(feature = "kubernetes")]
+            Self::Cluster(cluster) => cluster.report(_state, _snapshot),
+        }
+    }
+
+    /// The agent ends.
+    pub(super) async fn stop(&mut self) {
+        match self {
+            Self::Folder(_) => {}
+            #[cfg(feature = "kubernetes")]
+            Self::Cluster(cluster) => cluster.stop().await,
         }
     }
 

@@ -160,8 +160,8 @@ pub fn files() -> Result<Vec<(PathBuf, String)>> {
     let files = [page, codes].into_iter().chain(man).chain(crds?);
     #[cfg(feature = "kubernetes")]
     let files = {
-        use crate::kubernetes::report::crd;
-        files.chain([(crd::CRD_FILE.into(), crd::manifest()?)])
+        use crate::kubernetes::report::{crd, page};
+        files.chain([(crd::CRD_FILE.into(), crd::manifest()?), (page::PAGE_FILE.into(), page::page())])
     };
     Ok(files.collect())
 }

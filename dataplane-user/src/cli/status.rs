@@ -92,6 +92,7 @@ fn page(state: &State, kernel: Option<&Kernel>, found: &[Finding]) -> Vec<String
         table(&mut out, "Tables", &["TABLE", "ENTRIES", "LIMIT", "FULL"], rows.collect());
     }
     documents(&mut out, state);
+    section(&mut out, "Kubernetes", kubernetes(state).into_iter());
     while out.last().is_some_and(String::is_empty) {
         out.pop();
     }
@@ -255,6 +256,23 @@ fn documents(out: &mut Vec<String>, state: &State) {
     section(out, "Policies that select nothing here", state.idle_policies.iter().cloned());
     let others = state.not_for_hosts.iter().filter(|p| !state.misses.contains(p)).cloned();
     section(out, "Policies not for hosts (they select pods, or their selector is misspelt)", others);
+}
+
+/// Where the API is the source: how it is followed, and where the cluster sees this page.
+fn kubernetes(state: &State) -> Vec<String> {
+    let Some(kubernetes) = &state.kubernetes else { return Vec::new() };
+    let cluster = kubernetes.cluster.as_deref().unwrap_or("not known yet");
+    let sync = if kubernetes.in_sync { "in sync" } else { "NOT in sync" };
+    let mut out = vec![format!("cluster {cluster}: {sync}")];
+    if let Some(report) = &kubernetes.report {
+        let ago = report.written.map(|at| lasting(now().saturating_sub(at)));
+        out.push(match (report.current, ago) {
+            (true, Some(ago)) => format!("nodepolicystatus/{}: current, written {ago} ago", report.name),
+            (false, Some(ago)) => format!("nodepolicystatus/{}: NOT current, written {ago} ago", report.name),
+            (_, None) => format!("nodepolicystatus/{}: not written by this agent (yet)", report.name),
+        });
+    }
+    out
 }
 
 fn section(out: &mut Vec<String>, title: &str, items: impl Iterator<Item = String>) {

@@ -72,6 +72,7 @@ pub fn findings(state: &State, kernel: Result<&Kernel, &str>) -> Vec<Finding> {
     for (place, why) in &state.trouble {
         out.push(finding(Health::Degraded, "TROUBLE", format!("{place}: {why}")));
     }
+    node_status(&mut out, state);
     for (name, why) in &state.lost {
         out.push(finding(Health::Degraded, "BINDS NOTHING", format!("HostEndpoint/{name}: {why}")));
     }
@@ -124,6 +125,24 @@ pub fn findings(state: &State, kernel: Result<&Kernel, &str>) -> Vec<Finding> {
         out.push(finding(Health::Healthy, "NOTE", format!("the last good state was ignored: {why}")));
     }
     out
+}
+
+/// Where the API is the source: whether the cluster sees what this node enforces.
+fn node_status(out: &mut Vec<Finding>, state: &State) {
+    let Some(report) = state.kubernetes.as_ref().and_then(|k| k.report.as_ref()) else { return };
+    if let Some(why) = &report.trouble {
+        out.push(match report.no_such_kind {
+            true => finding(Health::Healthy, "NO NODE STATUS", why),
+            false => finding(
+                Health::Degraded,
+                "TROUBLE",
+                format!("node status cannot be written: {why}; enforcement goes on"),
+            ),
+        });
+    }
+    if let Some(why) = &report.events {
+        out.push(finding(Health::Healthy, "NO EVENTS", format!("Events cannot be written: {why}")));
+    }
 }
 
 fn in_force(out: &mut Vec<Finding>, state: &State, kernel: &Kernel) {

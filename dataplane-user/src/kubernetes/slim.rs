@@ -50,7 +50,8 @@ const ENDPOINT_SLICE: Keep = Fields(&[
 ]);
 // A node's heartbeat and its list of images are the bulk of it.
 const NODE: Keep = Fields(&[
-    ("metadata", Fields(&[("name", All), ("labels", All), ("annotations", All)])),
+    // The UID: the node owns what its agent reports.
+    ("metadata", Fields(&[("name", All), ("uid", All), ("labels", All), ("annotations", All)])),
     ("spec", Fields(&[("podCIDR", All), ("podCIDRs", All)])),
     ("status", Fields(&[("addresses", All)])),
 ]);

@@ -217,7 +217,7 @@ fn explain(error: &watcher::Error, key: &WatchKey) -> String {
     format!("{}{remedy}", chain(error))
 }
 
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

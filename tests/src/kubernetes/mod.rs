@@ -201,9 +201,20 @@ impl Cluster {
 
     /// One request as the administrator: status code and body.
     pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
+        self.request_as(ADMIN, method, path, body)
+    }
+
+    /// One request as whoever has this token.
+    pub fn request_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value)> {
         let mut curl = Command::new(&self.enter[0]);
         curl.args(&self.enter[1..]).args(["curl", "-sk", "--max-time", "20", "-w", "\n%{http_code}"]);
-        curl.args(["-X", method, "-H", &format!("Authorization: Bearer {ADMIN}")]);
+        curl.args(["-X", method, "-H", &format!("Authorization: Bearer {token}")]);
         if let Some(body) = body {
             let file = self.path("body.json");
             fs::write(&file, body.to_string())?;
@@ -352,7 +363,10 @@ fn path_of(object: &Value) -> Result<String> {
     let (name, namespace) = (word(&object["metadata"]["name"]), word(&object["metadata"]["namespace"]));
     let plural = match Kind::from_name(&kind) {
         Some(kind) => kind.plural().to_owned(),
-        None => format!("{}s", kind.to_lowercase()),
+        None => match kind.to_lowercase().strip_suffix('y') {
+            Some(stem) => format!("{stem}ies"),
+            None => format!("{}s", kind.to_lowercase()),
+        },
     };
     if name.is_empty() || version.is_empty() {
         bail!("no object: {object}");

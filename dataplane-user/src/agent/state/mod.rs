@@ -9,12 +9,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::cause::Cause;
 use super::{Agent, devices};
 use crate::index::Snapshot;
 use crate::safety::Standing;
 pub use parts::{
     AdoptionState, EmptySelectorState, EndpointState, KeptState, KubeProxyState, KubernetesState,
-    ProblemState, RuleState, SettingsState, TakenAwayState, XdpState, severity_name,
+    ProblemState, ReportState, RuleState, SettingsState, TakenAwayState, XdpState, severity_name,
 };
 
 /// Version of every JSON that we print or write.
@@ -81,6 +82,9 @@ pub struct State {
     pub misses: Vec<String>,
     /// What the agent could not do: where → why. What was in force stays.
     pub trouble: BTreeMap<String, String>,
+    /// Of those places, a word for programs, where the error says more than its place.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub causes: BTreeMap<String, Cause>,
     pub problems: Vec<ProblemState>,
     /// Objects that go on in their last good version (D13).
     #[serde(default)]
@@ -151,6 +155,7 @@ impl State {
                 .chain(agent.source.troubles())
                 .chain(agent.answers.trouble().map(|why| (HTTP.to_owned(), why)))
                 .collect(),
+            causes: agent.causes_now(),
             problems: agent.source.problems().iter().map(ProblemState::from).collect(),
             kept: agent.source.kept().into_iter().map(KeptState::from).collect(),
             last_good_ignored: agent.restored.ignored.clone(),
@@ -284,6 +289,7 @@ pub(crate) mod tests {
             not_for_hosts: Vec::new(),
             misses: Vec::new(),
             trouble: BTreeMap::new(),
+            causes: BTreeMap::new(),
             problems: Vec::new(),
             kept: Vec::new(),
             last_good_ignored: None,

@@ -107,6 +107,9 @@ pub struct KubernetesState {
     /// Who translates NodePorts here, and where (D3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kube_proxy: Option<KubeProxyState>,
+    /// The copy of this state for the cluster. Absent: none is kept (a floor).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<ReportState>,
 }
 
 /// What is known of this node's kube-proxy.
@@ -124,6 +127,26 @@ pub struct KubeProxyState {
     pub because: String,
     /// Which ports are node ports.
     pub node_ports: String,
+}
+
+/// The node's `NodePolicyStatus`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportState {
+    pub name: String,
+    /// When it was written last, Unix seconds.
+    pub written: Option<u64>,
+    /// It says what this state says.
+    pub current: bool,
+    /// The cluster does not have the kind.
+    #[serde(default)]
+    pub no_such_kind: bool,
+    /// Why it cannot be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Why Events cannot be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<String>,
 }
 
 /// An object whose file says something else now.
