@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    process::Command,
     sync::OnceLock,
     thread,
     time::{Duration, Instant},
@@ -14,11 +15,12 @@ use tests::{
     kubernetes::{Cluster, servers::Programs},
     pod::{Manifest, Pod, Twist},
     probe::Got,
+    process::agent_program,
     skip,
     topology::policies,
 };
 
-use super::{DETACH, ENFORCE, IN_FORCE, answer, run};
+use super::{DETACH, ENFORCE, Floor, IN_FORCE, answer, run};
 
 /// Where an object lives in the API; kinds of the manifests.
 fn path_of(object: &Value) -> String {
@@ -92,9 +94,19 @@ fn the_manifests_work_in_a_cluster() {
                 thread::sleep(Duration::from_millis(200));
             }
         }
-        // The way out of the manifests, in the order of the documentation.
         pod.terminate()?;
         assert_eq!(case.node_port(&case.lab.outside)?, Got::Silence);
+
+        // A boot: nothing is pinned any more, and there is no API server. The host's floor knows what the pod enforced.
+        drop(cluster);
+        let detached =
+            Command::new(agent_program()?).args(["detach", "--pin-dir"]).arg(case.home.pin_dir()).status()?;
+        ensure!(detached.success(), "detach");
+        assert_eq!(case.node_port(&case.lab.outside)?, answer());
+        let floor = Floor::start(case, &["--kubernetes"])?;
+        assert_eq!(case.node_port(&case.lab.outside)?, Got::Silence);
+        assert_eq!(case.node_port(&case.lab.peer)?, answer());
+        drop(floor);
         Ok(())
     });
 }

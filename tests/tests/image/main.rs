@@ -217,7 +217,7 @@ fn host_and_pod_share_one_lock() {
         );
         drop(host);
         // A floor leaves for whoever comes, from a container too.
-        let floor = Floor::start(case)?;
+        let floor = Floor::start(case, &["--policies", &case.policies.path().display().to_string()])?;
         let pod = case.enforcing()?;
         floor.leaves()?;
         assert_eq!(case.node_port(&case.lab.outside)?, Got::Silence, "{}", pod.log());
@@ -229,12 +229,14 @@ fn host_and_pod_share_one_lock() {
 struct Floor(std::process::Child);
 
 impl Floor {
-    fn start(case: &Case) -> Result<Self> {
+    /// `source`: options that say where its documents come from.
+    fn start(case: &Case, source: &[&str]) -> Result<Self> {
         let mut command = case.lab.node.command(tests::process::agent_program()?);
-        command.args(["floor", "--node", "node1", "--policies"]).arg(case.policies.path());
+        command.args(["floor", "--node", "node1"]).args(source);
         command.arg("--pin-dir").arg(case.home.pin_dir()).arg("--state-dir").arg(case.home.state_dir());
         let floor = Self(command.stdout(std::process::Stdio::null()).spawn()?);
-        case.home.await_status("that of a floor", |s| s["role"] == "floor" || s["generation"] != 0)?;
+        let pid = floor.0.id();
+        case.home.await_status("that of the floor", |s| s["pid"] == pid && s["generation"] != 0)?;
         Ok(floor)
     }
 
