@@ -231,3 +231,50 @@ fn explain<'a>(output: &'a str, folder: &'a str) -> Vec<&'a str> {
 /// As `observe -o json` writes it.
 const EVENT: &str = r#"{"kind":"Event","apiVersion":"portcullis.dev/v1","time":"2026-01-02T03:04:05Z","event":"verdict","verdict":"Deny","stage":"preDNAT","reason":"rule_deny","hook":"ingress","device":"eth0","ifindex":2,"generation":1,"protocol":"TCP","length":60}
 "#;
+
+/// Under the names by which kubectl finds it; nothing of a cluster is asked.
+#[cfg(feature = "kubernetes")]
+#[test]
+fn under_another_name_it_is_a_plugin_of_kubectl() {
+    let dir = tempfile::tempdir().unwrap();
+    let call = |name: &str, args: &[&str]| {
+        let link = dir.path().join(name);
+        if !link.exists() {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_portcullis"), &link).unwrap();
+        }
+        // No kubectl at all.
+        Command::new(link).args(args).env("PATH", dir.path()).env_remove("KUBECTL").output().unwrap()
+    };
+    let help = call("kubectl-portcullis", &["observe", "--help"]);
+    assert!(text(&help.stdout).contains("Usage: kubectl portcullis observe"), "{}", text(&help.stdout));
+    let offered = text(&call("kubectl_complete-portcullis", &["st"]).stdout);
+    assert!(offered.starts_with("status\t") && offered.ends_with("\n:4\n"), "{offered}");
+    let without = call("kubectl-portcullis", &["status"]);
+    assert_eq!(without.status.code(), Some(2));
+    assert!(text(&without.stderr).contains("kubectl must be in PATH"), "{}", text(&without.stderr));
+}
+
+#[test]
+fn the_manifest_for_krew_is_that_of_its_archive() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = path(&dir.path().join("a.tar.gz")).to_owned();
+    let print = || {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/krew/manifest.sh");
+        let args = ["v1.2.3", "https://example.com/a.tar.gz", &archive];
+        Command::new(script).args(args).output().unwrap()
+    };
+    let pack = |name: &str| {
+        std::fs::write(dir.path().join(name), "x").unwrap();
+        let tar = ["-C", path(dir.path()), "-czf", &archive, name];
+        assert!(Command::new("tar").args(tar).status().unwrap().success());
+    };
+    pack("another");
+    let without = print();
+    assert!(without.status.code() == Some(1) && without.stdout.is_empty(), "{}", text(&without.stderr));
+    pack("portcullis");
+    let made: serde_json::Value = serde_saphyr::from_str(&text(&print().stdout)).expect("YAML");
+    let sum = text(&Command::new("sha256sum").arg(&archive).output().unwrap().stdout);
+    let platform = &made["spec"]["platforms"][0];
+    assert_eq!(platform["sha256"].as_str(), sum.split(' ').next(), "{made}");
+    assert_eq!((&made["metadata"]["name"], &platform["bin"]), (&"portcullis".into(), &"portcullis".into()));
+}

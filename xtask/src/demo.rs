@@ -1,13 +1,14 @@
 //! `cargo xtask demo`: sets up, builds, and hands over to the story in `tests/src/bin/demo`.
 
-use std::time::Duration;
+use std::{process::ExitStatus, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     packages::{self, NAMESPACE_TOOLS},
-    run::{self, cargo, command, is_root, say, succeeds, target},
-    setup, test,
+    run::{self, cargo, command, is_root, say, target},
+    setup,
+    test::{self, Outcome},
 };
 
 /// `words`: for the story, `--kubernetes`.
@@ -17,6 +18,26 @@ pub(crate) fn run(words: &[&str]) -> Result<bool> {
             "the demo makes network namespaces and loads BPF programs; it needs root: sudo -E cargo xtask demo"
         );
     }
+    run::verdict(told(words)?, "demo")
+}
+
+/// As a step of `cargo xtask test`: with Kubernetes, since its table is the plain demo's too.
+pub(crate) fn step() -> Result<Outcome> {
+    if !is_root() {
+        return Ok(Outcome::Skipped("network namespaces and BPF need root".into()));
+    }
+    let status = told(&["--kubernetes"])?;
+    Ok(match status.code() {
+        Some(NO_KUBERNETES) => Outcome::Skipped("no Kubernetes; the demo's last line says why".into()),
+        _ if run::verdict(status, "demo --kubernetes")? => Outcome::Passed,
+        _ => Outcome::Failed("the demo's table is not as expected; see above".into()),
+    })
+}
+
+/// How the story ends when it has no servers.
+const NO_KUBERNETES: i32 = 3;
+
+fn told(words: &[&str]) -> Result<ExitStatus> {
     setup::kernel_build()?;
     packages::install(&NAMESPACE_TOOLS)?;
     say("building the agent and the demo");
@@ -25,5 +46,6 @@ pub(crate) fn run(words: &[&str]) -> Result<bool> {
     let demo = target().join("debug/demo");
     // The first time the Kubernetes servers are built.
     let limit = Duration::from_secs(if words.is_empty() { 180 } else { 1200 });
-    succeeds(command(&demo.display().to_string(), limit).args(words).env("PORTCULLIS_BIN", agent))
+    let mut demo = command(&demo.display().to_string(), limit);
+    demo.args(words).env("PORTCULLIS_BIN", agent).status().context("cannot run the demo")
 }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    boot, dist,
+    boot, demo, dist,
     packages::{self, NAMESPACE_TOOLS},
     report::{self, Done, Program, Watch},
     run::{self, cargo, command, is_root, printed, root, say, succeeds, target},
@@ -61,6 +61,7 @@ fn steps() -> Result<Vec<Step>> {
         let what = format!("tests/tests/{file}.rs, in namespaces");
         steps.push(Step { name, what, run: Box::new(move |notes| root_test(&file, notes)) });
     }
+    steps.push(step("demo", "the demo, driven by kubectl", Box::new(|_| demo::step())));
     steps.push(step(
         "package",
         "the .deb: built twice, installed, upgraded, removed, purged",

@@ -1,7 +1,7 @@
 //! Driven by kubectl.
 
 use std::{
-    thread,
+    fmt, thread,
     time::{Duration, Instant},
 };
 
@@ -94,11 +94,25 @@ fn programs(clock: &Clock) -> Result<Programs> {
         },
         Err(missing) => missing,
     };
-    bail!(
-        "THERE IS NO KUBERNETES HERE: {}. `cargo xtask demo` without --kubernetes shows the same table from a folder of policies",
-        missing.0
-    );
+    Err(NoKubernetes(missing.0).into())
 }
+
+/// There is nothing to show it with.
+#[derive(Debug)]
+pub struct NoKubernetes(String);
+
+impl fmt::Display for NoKubernetes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "THERE IS NO KUBERNETES HERE: {}. `cargo xtask demo` without --kubernetes shows the same table from a \
+             folder of policies",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for NoKubernetes {}
 
 impl Story<'_> {
     /// Shows the command as a person types it, and what it says.
