@@ -17,6 +17,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use portcullis::resource::Kind;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
@@ -173,6 +174,7 @@ fn all_nodes_are_asked_through_kubectl() {
     case.enforced().unwrap();
     what_is_kept_comes_in_order(&case).unwrap();
     a_packet_is_explained(&case).unwrap();
+    the_worst_stands_first(&case).unwrap();
     rights(&case).unwrap();
     completion(&case).unwrap();
     a_node_that_is_lost_is_said(&mut case).unwrap();
@@ -250,6 +252,38 @@ fn until(what: &str, ask: impl Fn() -> Result<Said>, holds: impl Fn(&Said) -> bo
     }
 }
 
+/// Both nodes report; the third has no agent, and a policy is bad.
+fn the_worst_stands_first(case: &Case) -> Result<()> {
+    let well = |said: &Said| said.code == 0 && said.stdout.matches("  enforced  ").count() == 2;
+    until("well", || case.plugin(&["status", "node1", "node2"]), well)?;
+    let said = case.plugin(&["status"])?;
+    let first = "NO REPORT: node node3: no report, so nothing is known to be enforced there: no agent's pod is there\n";
+    assert!(said.code == 1 && said.stdout.starts_with(first), "{said:?}");
+    let json = case.plugin(&["status", "-o", "json"])?;
+    let json: Value = serde_json::from_str(&json.stdout)?;
+    assert_eq!(
+        (&json["nodes"][0]["node"], &json["nodes"][0]["standing"]),
+        (&json!("node3"), &json!("NoReport"))
+    );
+
+    let policy = ["status", "--policy", "gnp/second"];
+    let said = until("in force", || case.plugin(&policy), |said| said.code == 0)?;
+    assert!(said.stdout.lines().any(|line| line.contains("node2") && line.contains("in force")), "{said:?}");
+    assert!(said.stdout.contains("selects nothing here"), "of node1: {said:?}");
+    let bad = json!({
+        "apiVersion": V3, "kind": "GlobalNetworkPolicy", "metadata": {"name": "bad"},
+        "spec": {"selector": "all(", "order": "first"},
+    });
+    case.cluster.apply_value(&bad)?;
+    let refused = "REJECTED: GlobalNetworkPolicy/bad on node1, node2: ";
+    let said = until("told", || case.plugin(&["status"]), |said| said.stdout.contains(refused))?;
+    assert!(said.code == 1 && said.stdout.contains("spec.order"), "{said:?}");
+    assert_eq!(case.plugin(&["status", "--policies"])?.code, 1);
+    assert_eq!(case.plugin(&["status", "--policy", "gnp/nobody"])?.code, 2);
+    assert_eq!(case.plugin(&["status", "nowhere"])?.code, 2);
+    case.cluster.delete(V3, Kind::GlobalNetworkPolicy, "bad")
+}
+
 /// The roles suffice, and without them the refusal is told in the API server's words.
 fn rights(case: &Case) -> Result<()> {
     let observe = ["observe", "--node", "node1"];
@@ -265,8 +299,7 @@ fn rights(case: &Case) -> Result<()> {
         }))
     };
     bind("ClusterRole", "portcullis-viewer", None)?;
-    // Whether a node reports is another question.
-    until("allowed", || case.viewer(&["status"]), |said| said.code == 1)?;
+    until("allowed", || case.viewer(&["status", "node1", "node2"]), |said| said.code == 0)?;
     let refused = case.viewer(&observe)?;
     assert!(refused.code == 2 && refused.stderr.contains("cannot list resource \"pods\""), "{refused:?}");
 
