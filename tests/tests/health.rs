@@ -14,6 +14,7 @@ use serde_json::Value;
 use tests::{
     can_run,
     http::{PORT, ask, connect, get},
+    openmetrics::Scrape,
     process::{Agent, agent_program},
     small::{HEP, Small},
 };
@@ -118,6 +119,7 @@ fn slow_and_greedy_clients_hold_up_nobody() {
     run("slow_and_greedy_clients_hold_up_nobody", |small| {
         let _agent = small.start()?;
         small.becomes("/livez", |a| a.status == 200)?;
+        let before = Scrape::read(&get(&small.node, "/metrics")?.body)?.sum("process_open_fds", &[]);
         // More than the agent has places for: silent ones, and such as stop in the middle of a word.
         let mut held = Vec::new();
         for number in 0..100 {
@@ -131,6 +133,12 @@ fn slow_and_greedy_clients_hold_up_nobody() {
         for _ in 0..10 {
             ensure!(get(&small.node, "/livez")?.status == 200);
         }
+        // The oldest gave way: the agent holds a few, whatever is asked of it.
+        let open = Scrape::read(&get(&small.node, "/metrics")?.body)?.sum("process_open_fds", &[]);
+        ensure!(
+            open.zip(before).is_some_and(|(now, before)| now < before + 40.0),
+            "{open:?} after {before:?}"
+        );
         ensure!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
         drop(held);
         Ok(())

@@ -198,6 +198,30 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_that_is_not_followed_is_told() {
+        use crate::agent::state::KubernetesState;
+        let kubernetes = KubernetesState {
+            in_sync: false,
+            stale_since: Some(now() - 100),
+            waiting: vec!["pods".into()],
+            watches: [("v1 nodes".to_owned(), 3)].into(),
+            ..KubernetesState::default()
+        };
+        let mut found = Found::default();
+        of_state(&mut found, &State { kubernetes: Some(kubernetes), ..state() });
+        let number = |name: &str| match found.0[name].values().next() {
+            Some(Value::Number(number)) => *number,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(number("portcullis_in_sync"), 0.0);
+        assert_eq!(number("portcullis_kubernetes_in_sync"), 0.0);
+        assert!((100.0..110.0).contains(&number("portcullis_kubernetes_stale_seconds")));
+        assert_eq!(number("portcullis_kubernetes_waiting"), 1.0);
+        let watch = label("watch", "v1 nodes");
+        assert_eq!(found.0["portcullis_kubernetes_objects"][&watch], Value::Number(3.0));
+    }
+
+    #[test]
     fn a_policy_is_counted_once_and_by_the_worst() {
         let mut state = state();
         state.misses = vec!["a".into()];
