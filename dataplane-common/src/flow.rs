@@ -35,7 +35,7 @@ pub mod flow_flag {
     pub const CONFIRMED: u8 = 1 << 1;
     /// Admitted by a failsafe.
     pub const FAILSAFE: u8 = 1 << 2;
-    /// Taken from conntrack or sockets (D17).
+    /// Taken from conntrack or sockets (D17). Where it began is not known as long as `device` is 0.
     pub const ADOPTED: u8 = 1 << 3;
     /// Began in grace, with something other than a SYN (D17).
     pub const GRACE: u8 = 1 << 4;
@@ -69,7 +69,8 @@ pub enum TcpState {
     Closing = 4,
 }
 
-/// A flow. 96 bytes with spare room, so that later versions need no new layout (D49).
+/// A flow. 80 bytes with spare room, so that small changes need no new layout (D49). A change of its size or meaning
+/// moves [`crate::FLOW_ABI_VERSION`], and the layout before gets a reader in the agent's `maps/layouts.rs`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FlowEntry {
@@ -85,7 +86,7 @@ pub struct FlowEntry {
     pub rule: u32,
     /// [`crate::abi::RuleEntry::identity`] of it, 0 without.
     pub rule_identity: u32,
-    /// Device of the first packet, ifindex.
+    /// Device of the first packet, ifindex; 0: not known ([`flow_flag::ADOPTED`]).
     pub device: u32,
     /// TCP: the acknowledgement number that answers the latest SYN of the original direction.
     pub original_next_seq: u32,
@@ -121,11 +122,11 @@ pub struct FlowEntry {
     pub pad: [u8; 2],
     /// Device that judged the SYN in `pending`, ifindex.
     pub pending_device: u32,
-    /// Room for NAT tuples of adopted flows.
-    pub spare: [u64; 3],
+    /// Always zero.
+    pub spare: [u64; 1],
 }
 
-const _: () = assert!(size_of::<FlowEntry>() == 96, "no hidden padding");
+const _: () = assert!(size_of::<FlowEntry>() == 80, "no hidden padding");
 const _: () = assert!(size_of::<FlowKey>() == 48, "no hidden padding, and six words for `room`");
 const _: () = assert!(size_of::<FragmentKey>() == 48, "no hidden padding, and six words for `room`");
 

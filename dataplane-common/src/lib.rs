@@ -34,7 +34,8 @@ pub use pod::event_from_bytes;
 
 /// Version of the layout of every map but the flow tables. Part of the pin path. Bump it with any change in
 /// [`abi`].
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 /// Version of [`flow::FlowKey`] and [`flow::FlowEntry`], apart from the others because flows must survive an
-/// upgrade (D49).
-pub const FLOW_ABI_VERSION: u32 = 1;
+/// upgrade (D49). When it moves, [`ABI_VERSION`] moves too: the programs' scratch memory holds an entry, and a build that
+/// takes over needs a control word of its own.
+pub const FLOW_ABI_VERSION: u32 = 2;

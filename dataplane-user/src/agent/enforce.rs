@@ -17,7 +17,7 @@ use crate::policy::World;
 
 /// Longest time in which packets are only recorded while live flows are taken over. It ends by itself, so an agent
 /// that dies there leaves nothing open.
-const RECORD_ONLY: Duration = Duration::from_secs(10);
+pub(super) const RECORD_ONLY: Duration = Duration::from_secs(10);
 /// Longest age of pods, endpoints and nodes in the last good state: a start without the API has them as they were then.
 const CORE_KINDS_WAIT: Duration = Duration::from_secs(30);
 const NS: u64 = 1_000_000_000;
@@ -161,7 +161,9 @@ impl Agent {
         self.trouble.remove("compile");
         let unseen = !self.dataplane.generations().unseen().is_empty();
         if self.safety.begin.is_some() || unseen || self.tables.as_ref() != Some(&tables) {
-            let result = if self.meets_unknown_flows(&tables) {
+            let result = if self.succeeds() {
+                self.succeed(snapshot, &tables)
+            } else if self.meets_unknown_flows(&tables) {
                 self.take_over(snapshot, &tables)
             } else {
                 self.apply(&tables)
@@ -182,7 +184,7 @@ impl Agent {
         true
     }
 
-    fn apply(&mut self, tables: &Tables) -> Result<()> {
+    pub(super) fn apply(&mut self, tables: &Tables) -> Result<()> {
         let began = Instant::now();
         self.begin()?;
         let generation = self.dataplane.generations().number() + 1;
@@ -258,7 +260,7 @@ impl Agent {
         Ok(())
     }
 
-    fn adopt(&mut self) {
+    pub(super) fn adopt(&mut self) {
         let as_of = self.dataplane.now_ns().and_then(|now_ns| {
             Ok(Adoption {
                 now_ns,
@@ -266,8 +268,9 @@ impl Agent {
                 epoch: self.dataplane.control()?.epoch,
             })
         });
+        let own = self.view.devices.values().flat_map(|d| d.addresses.iter().map(|net| net.addr())).collect();
         let found = match as_of {
-            Ok(as_of) => adopt::adopt(self.dataplane.state(), as_of),
+            Ok(as_of) => adopt::adopt(self.dataplane.state(), as_of, &own),
             Err(e) => return self.fails("adoption", &e.into()),
         };
         self.trouble.remove("adoption");
@@ -275,6 +278,12 @@ impl Agent {
             tracing::warn!("live flows were not all taken over, they have their grace: {error}");
         }
         tracing::info!(conntrack = found.conntrack, sockets = found.sockets, "took over live flows");
+        self.adopted = Some(Adopted { at: SystemTime::now(), found });
+    }
+
+    /// Notes how many flows came from tables of another layout (D49).
+    pub(super) fn moved(&mut self, count: u64) {
+        let found = Found { moved: count, ..Found::default() };
         self.adopted = Some(Adopted { at: SystemTime::now(), found });
     }
 

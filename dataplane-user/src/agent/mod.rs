@@ -17,6 +17,7 @@ mod report;
 mod safety;
 pub mod source;
 pub mod state;
+mod succeed;
 mod supervisor;
 mod tamper;
 pub mod telemetry;

@@ -237,7 +237,10 @@ fn documents(out: &mut Vec<String>, state: &State) {
     });
     section(out, "Kept at their last good version", kept);
     let adoption = state.adoption.iter().flat_map(|a| {
-        let counts = format!("{} flows from conntrack, {} from sockets", a.conntrack, a.sockets);
+        let counts = match a.moved {
+            0 => format!("{} flows from conntrack, {} from sockets", a.conntrack, a.sockets),
+            moved => format!("{moved} flows from the tables of the build before"),
+        };
         let unread = (a.unreadable > 0).then(|| format!("{} entries could not be read", a.unreadable));
         [counts].into_iter().chain(unread).chain(a.errors.iter().map(|e| format!("not all: {e}")))
     });

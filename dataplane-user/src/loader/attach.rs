@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,10 +16,13 @@ use dataplane_common::abi::Hook;
 use dataplane_common::names;
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
-use super::clsact::{attach_clsact, detach_clsact};
+use super::clsact::{self, attach_clsact, detach_clsact};
 use super::hold::HeldLinks;
 use super::pins::{PinDir, is_bpffs, pin_path, pins, remove_if_there};
 use crate::sys::tcx_programs;
+
+/// End of the name of a link that waits for its place.
+const NEXT: &str = "_next";
 
 /// Both hooks.
 pub const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
@@ -62,6 +66,13 @@ impl fmt::Display for Mechanism {
             Self::Clsact => "clsact",
         })
     }
+}
+
+/// A program beside that of another build, on one hook of one device. Dropped: taken off, and with our process, too.
+pub struct Beside {
+    ifindex: u32,
+    hook: Hook,
+    link: SchedClassifierLink,
 }
 
 /// The devices that carry our programs.
@@ -153,6 +164,70 @@ impl Attacher {
         .with_context(|| format!("cannot attach {} to {device} by {}", program_name(hook), self.mechanism))
     }
 
+    /// Attaches one hook behind the program that another build left there, which goes on enforcing (D49). `None`: there is
+    /// none.
+    pub fn attach_beside(
+        &mut self,
+        program: &mut SchedClassifier,
+        hook: Hook,
+        device: &str,
+        ifindex: u32,
+    ) -> Result<Option<Beside>> {
+        if !self.carries(ifindex) || name_now(ifindex).as_deref() != Some(device) {
+            return Ok(None);
+        }
+        let link = match self.mechanism {
+            Mechanism::Tcx => {
+                // Held until ours is attached: its place is told by the other's descriptor.
+                let other = PinnedLink::from_pin(self.pin_path(hook, ifindex))
+                    .ok()
+                    .map(|pinned| SchedClassifierLink::try_from(FdLink::from(pinned)))
+                    .transpose()?;
+                let order = match &other {
+                    Some(other) => LinkOrder::after_link(other)?,
+                    None => LinkOrder::last(),
+                };
+                let options = TcAttachOptions::TcxOrder(order);
+                let id = program.attach_with_options(device, attach_type(hook), options)?;
+                program.take_link(id)?
+            }
+            Mechanism::Clsact => clsact::attach_beside(program, hook, device)?,
+        };
+        Ok(Some(Beside { ifindex, hook, link }))
+    }
+
+    /// Our program has seen what passed: it stays, and that of the other build goes. What is left is to be dropped when
+    /// [`Self::attach`] has replaced the other's filter.
+    pub fn settle(&mut self, beside: Beside) -> Result<Option<Beside>> {
+        if self.mechanism == Mechanism::Clsact {
+            return Ok(Some(beside));
+        }
+        // The kernel takes no program twice, so ours cannot go into the other's link: our link takes its pin.
+        let (path, next) = (self.pin_path(beside.hook, beside.ifindex), self.next_path(&beside));
+        remove_if_there(&next)?;
+        let link: FdLink = beside.link.try_into()?;
+        let pinned = link.pin(&next).with_context(|| format!("cannot pin the link at {}", next.display()))?;
+        // One rename: there is always one of the two on the device.
+        fs::rename(&next, &path).with_context(|| format!("cannot replace the link {}", path.display()))?;
+        self.held.insert(beside.ifindex, beside.hook, pinned.into());
+        Ok(None)
+    }
+
+    /// Where a link waits for the pin of the other build's.
+    fn next_path(&self, beside: &Beside) -> PathBuf {
+        self.links.join(format!("{}_{}{NEXT}", beside.ifindex, beside.hook.name()))
+    }
+
+    /// Removes what an agent left that was killed while it settled.
+    pub fn forget_unsettled(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.links)?.flatten() {
+            if entry.file_name().to_string_lossy().ends_with(NEXT) {
+                remove_if_there(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Notes that both hooks of a device are done.
     pub fn finished(&mut self, ifindex: u32) {
         self.done.insert(ifindex);
@@ -181,6 +256,9 @@ impl Attacher {
         ifindex: u32,
     ) -> Result<()> {
         let path = self.pin_path(hook, ifindex);
+        if self.held.has(ifindex, hook) && runs_by_link(program.info()?.id(), hook, device)? {
+            return Ok(()); // settled
+        }
         if let Some(link) = self.adopt(program, &path)?
             && runs_by_link(program.info()?.id(), hook, device)?
         {

@@ -12,8 +12,12 @@ use super::attach::{attach_type, program_name};
 
 /// Filters of this priority run first.
 const CLSACT_PRIORITY: u16 = 1;
+/// Behind our own, for the moment in which another build's programs still enforce (D49).
+const BESIDE_PRIORITY: u16 = 2;
+const BESIDE_HANDLE: TcHandle = TcHandle::new(0x5043, 2);
 /// Ours alone ("PC"), so that a new agent replaces its own filter and no other.
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0x5043, 1);
+
 pub(super) fn attach_clsact(program: &mut SchedClassifier, hook: Hook, device: &str) -> Result<()> {
     // Fails when it is already there, which the filter below would tell otherwise.
     if let Err(e) = tc::qdisc_add_clsact(device) {
@@ -32,6 +36,26 @@ pub(super) fn attach_clsact(program: &mut SchedClassifier, hook: Hook, device: &
     // Dropping the link would remove the filter: it must outlive us (D22).
     std::mem::forget(program.take_link(id)?);
     Ok(())
+}
+
+/// Adds a filter behind the one that enforces, until the link is dropped.
+pub(super) fn attach_beside(
+    program: &mut SchedClassifier,
+    hook: Hook,
+    device: &str,
+) -> Result<SchedClassifierLink> {
+    detach_beside(device, hook);
+    let options = NlOptions { priority: BESIDE_PRIORITY, handle: BESIDE_HANDLE, classid: None };
+    let id = program.attach_with_options(device, attach_type(hook), TcAttachOptions::Netlink(options))?;
+    Ok(program.take_link(id)?)
+}
+
+/// Removes what an agent left there that was killed in that moment.
+pub(super) fn detach_beside(device: &str, hook: Hook) {
+    let kind = attach_type(hook);
+    let left = SchedClassifierLink::attached(device, kind, BESIDE_PRIORITY, BESIDE_HANDLE, None);
+    // Dropped: detached, if it is there at all.
+    drop(left);
 }
 
 /// Removes our clsact filter. False when there was none.

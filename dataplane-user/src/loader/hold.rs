@@ -60,6 +60,9 @@ pub fn allow_many_links() {
 pub(super) struct HeldLinks(BTreeMap<(u32, Hook), FdLink>);
 
 impl HeldLinks {
+    pub(super) fn has(&self, ifindex: u32, hook: Hook) -> bool {
+        self.0.contains_key(&(ifindex, hook))
+    }
     pub fn insert(&mut self, ifindex: u32, hook: Hook, link: FdLink) {
         self.0.insert((ifindex, hook), link);
     }

@@ -61,18 +61,20 @@ pub struct Adoption {
 }
 
 impl Adoption {
-    /// Confirmed, and admitted at both hooks. `handshake`: a TCP SYN was answered, the last ACK not seen yet; such an
-    /// entry lives as short as one of our own does.
-    pub fn entry(&self, original_is_low: bool, handshake: bool) -> FlowEntry {
+    /// Confirmed, and admitted at both hooks. `forwarded`: who began it is no address of this node, behind a
+    /// translation of ours, too. `handshake`: a TCP SYN was answered, the last ACK not seen yet; such an entry lives as
+    /// short as one of our own does.
+    pub fn entry(&self, original_is_low: bool, forwarded: bool, handshake: bool) -> FlowEntry {
         let state = if handshake { TcpState::SynSent } else { TcpState::Established } as u8;
         let low = if original_is_low { flow_flag::ORIGINAL_IS_LOW } else { 0 };
+        let from = if forwarded { flow_flag::FROM_DEVICE } else { 0 };
         FlowEntry {
             last_seen_ns: self.now_ns,
             created_ns: self.now_ns,
             generation: self.generation,
             epoch: self.epoch,
             rule: NO_RULE,
-            flags: flow_flag::CONFIRMED | flow_flag::ADOPTED | low,
+            flags: flow_flag::CONFIRMED | flow_flag::ADOPTED | low | from,
             hooks: BOTH_HOOKS,
             stage: Stage::Flow as u8,
             state_original: state,

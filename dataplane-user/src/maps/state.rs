@@ -10,7 +10,7 @@ use dataplane_common::abi::{
     Control, Counter, DeviceCounterKey, EthertypeKey, FlowEvent, HOOK_XDP, Hook, RuleCounterKey, RuleHits,
     Scratch, counter_index, spared_index, xdp_index,
 };
-use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey};
+use dataplane_common::flow::{FlowEntry, FlowKey, FragmentEntry, FragmentKey, flow_flag};
 use dataplane_common::names;
 use dataplane_common::room::{ALL_SETS, Set};
 use dataplane_common::tables::FlowTable;
@@ -132,6 +132,51 @@ impl State {
             Some(old) => self.put_flow(key, &FlowEntry { hooks: BOTH_HOOKS, ..old }).map(|()| false),
             None => self.put_flow(key, entry).map(|()| true),
         }
+    }
+    /// Takes over a flow from an earlier layout (D49), into the table where it stood; what was learnt of it since counts
+    /// too. False: nothing was to be written.
+    pub fn take_over_flow(
+        &mut self,
+        table: FlowTable,
+        key: &FlowKey,
+        entry: &FlowEntry,
+    ) -> Result<bool, Error> {
+        let mut known = None;
+        for (at, map, name) in self.flow_tables() {
+            match map.get(key, 0) {
+                Ok(found) => known = known.or(Some((at, found))),
+                Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(Error::map(name, "read", e)),
+            }
+        }
+        let merged = known.map_or(*entry, |(_, known)| merge(entry, &known));
+        let confirmed = merged.flags & flow_flag::CONFIRMED != 0;
+        let wanted = if table == FlowTable::Unconfirmed && confirmed { FlowTable::Confirmed } else { table };
+        if known.is_some_and(|(at, known)| at == wanted && same_state(&known, &merged)) {
+            return Ok(false);
+        }
+        for (at, map, name) in self.flow_tables() {
+            if at == wanted {
+                patiently(|| map.insert(key, merged, 0)).map_err(|e| Error::map(name, "write", e))?;
+            }
+        }
+        if let Some((stale, _)) = known.filter(|(at, _)| *at != wanted) {
+            for (_, map, name) in self.flow_tables().into_iter().filter(|(at, ..)| *at == stale) {
+                gone_is_fine(map.remove(key)).map_err(|e| Error::map(name, "clean", e))?;
+            }
+        }
+        Ok(true)
+    }
+    fn flow_tables(&mut self) -> [(FlowTable, &mut HashMap<MapData, FlowKey, FlowEntry>, &'static str); 3] {
+        [
+            (FlowTable::Confirmed, &mut self.flows, names::MAP_FLOWS),
+            (FlowTable::Unconfirmed, &mut self.flows_new, names::MAP_FLOWS_NEW),
+            (FlowTable::Failsafe, &mut self.flows_safe, names::MAP_FLOWS_SAFE),
+        ]
+    }
+    /// Takes over the record of a first fragment.
+    pub fn put_fragment(&mut self, key: &FragmentKey, record: &FragmentEntry) -> Result<(), Error> {
+        self.fragments.insert(key, record, 0).map_err(|e| Error::map(names::MAP_FRAGMENTS, "write", e))
     }
     /// Every confirmed flow.
     pub fn flows(&self) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
@@ -270,6 +315,32 @@ impl State {
     pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
         self.events.take()
     }
+}
+
+/// A flow as its earlier table has it, with what this build's programs saw of it beside that (D49). They may have met it
+/// in the middle, and then took the wrong end for its beginning.
+fn merge(old: &FlowEntry, seen: &FlowEntry) -> FlowEntry {
+    let mut merged = FlowEntry { last_seen_ns: old.last_seen_ns.max(seen.last_seen_ns), ..*old };
+    let low = flow_flag::ORIGINAL_IS_LOW;
+    if old.flags & low != seen.flags & low {
+        return merged;
+    }
+    merged.flags |= seen.flags & flow_flag::CONFIRMED;
+    merged.hooks |= seen.hooks;
+    merged.state_original = old.state_original.max(seen.state_original);
+    merged.state_reply = old.state_reply.max(seen.state_reply);
+    if seen.device == old.device && seen.epoch == old.epoch {
+        // Moved before: what goes on since then is in what the programs wrote.
+        merged.original_next_seq = seen.original_next_seq;
+        merged.reply_next_seq = seen.reply_next_seq;
+    }
+    merged
+}
+
+/// Whether two entries admit the same packets: what only moves with each packet is not looked at.
+fn same_state(a: &FlowEntry, b: &FlowEntry) -> bool {
+    let bare = |e: &FlowEntry| FlowEntry { last_seen_ns: 0, original_next_seq: 0, reply_next_seq: 0, ..*e };
+    bare(a) == bare(b)
 }
 
 /// How long another writer of the control word may take.

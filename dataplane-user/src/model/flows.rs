@@ -133,7 +133,8 @@ pub(crate) struct Flow {
     pub epoch: u64,
     /// The annotation of the policy that admitted it.
     pub recheck: Option<OnPolicyChange>,
-    /// Where its first packet was judged, and that packet.
+    /// Where its first packet was judged, and that packet; an adopted flow has none until it is known. Then `from` only
+    /// says whether it is forwarded.
     pub device: String,
     pub hook: Hook,
     pub from: Option<String>,
@@ -400,11 +401,15 @@ impl Flows {
         self.flows.insert(seen.id, flow);
     }
 
-    /// Takes over a live flow (D17): confirmed, and admitted at both hooks.
-    pub(crate) fn adopt(&mut self, live: &LiveFlow, epoch: u64, now: Duration) {
+    /// Takes over a live flow (D17): confirmed, and admitted at both hooks. `own`: this node began it.
+    pub(crate) fn adopt(&mut self, live: &LiveFlow, own: bool, epoch: u64, now: Duration) {
         let mut put = |t: &FlowTuple| {
-            let id =
-                FlowId { protocol: live.protocol, space: 0, src: (t.src, t.sport), dst: (t.dst, t.dport) };
+            let (space, dport) = match live.protocol {
+                1 => (8, t.sport),
+                58 => (128, t.sport),
+                _ => (0, t.dport),
+            };
+            let id = FlowId { protocol: live.protocol, space, src: (t.src, t.sport), dst: (t.dst, dport) };
             self.flows.insert(
                 id,
                 Flow {
@@ -416,7 +421,7 @@ impl Flows {
                     recheck: None,
                     device: String::new(),
                     hook: Hook::Ingress,
-                    from: None,
+                    from: (!own).then(String::new),
                     first: None,
                     sides: [Side::Open; 2],
                     syn: None,

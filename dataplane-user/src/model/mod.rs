@@ -14,8 +14,10 @@ mod rules;
 mod stages;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use dataplane_common::abi::Hook;
 use dataplane_common::verdict::{Reason, Stage, Verdict};
 
 use self::binding::Governor;
@@ -71,8 +73,11 @@ impl Engine for Model {
     }
 
     fn adopt(&mut self, flows: &[LiveFlow]) -> anyhow::Result<()> {
+        let addresses: Vec<IpAddr> =
+            self.view.devices.values().flat_map(|d| d.addresses.iter().map(|a| a.addr())).collect();
         for flow in flows {
-            self.flows.adopt(flow, self.epoch, self.now);
+            let own = addresses.contains(&flow.original.src);
+            self.flows.adopt(flow, own, self.epoch, self.now);
         }
         Ok(())
     }
@@ -222,14 +227,16 @@ impl Model {
             FlowSays::Policy { grace } => grace,
             FlowSays::Verdict(judgement) => return judgement,
             FlowSays::Related => return stages::allow(Stage::Flow, Reason::FlowRelated),
-            FlowSays::Known(id, way, judgement) => match self.recheck(node, place, (id, way), trace) {
-                Rechecked::Cut(cut) => return cut,
-                Rechecked::ByPolicy => false,
-                Rechecked::Stands => {
-                    self.record(place, packet, None, false, false);
-                    return judgement;
+            FlowSays::Known(id, way, judgement) => {
+                match self.recheck(node, (place, packet), (id, way), trace) {
+                    Rechecked::Cut(cut) => return cut,
+                    Rechecked::ByPolicy => false,
+                    Rechecked::Stands => {
+                        self.record(place, packet, None, false, false);
+                        return judgement;
+                    }
                 }
-            },
+            }
         };
         let judgement = stages::policy(node, place, packet, trace);
         if judgement.allow {
@@ -293,7 +300,7 @@ impl Model {
     fn recheck(
         &mut self,
         node: &Node<'_>,
-        here: &Place<'_>,
+        (here, packet): (&Place<'_>, &Packet),
         (id, way): (FlowId, Way),
         trace: &mut Vec<String>,
     ) -> Rechecked {
@@ -303,19 +310,35 @@ impl Model {
         if wanted == OnPolicyChange::Keep || flow.epoch == epoch {
             return Rechecked::Stands;
         }
-        let Some(first) = flow.first.clone() else {
-            // Adopted: nobody saw it begin, so its original direction is judged wherever it comes by.
-            flow.epoch = epoch;
-            flow.hooks = 0;
-            return if way == Way::Original { Rechecked::ByPolicy } else { Rechecked::Stands };
+        let guessed = flow.first.is_none() && way == Way::Reply;
+        let first = match (flow.first.clone(), way) {
+            (Some(first), _) => first,
+            // Adopted: nobody saw it begin. It began where its original direction comes by.
+            (None, Way::Original) => {
+                flow.device = here.device.into();
+                flow.hook = here.hook;
+                flow.from = here.from.map(Into::into);
+                let first = packet.as_a_beginning();
+                flow.first = Some(first.clone());
+                first
+            }
+            // A reply comes first: as if its original direction had come the same way.
+            (None, Way::Reply) => {
+                flow.device = here.device.into();
+                flow.hook = match here.hook {
+                    Hook::Ingress => Hook::Egress,
+                    Hook::Egress => Hook::Ingress,
+                };
+                packet.turned().as_a_beginning()
+            }
         };
         if way == Way::Original && flow.hook != here.hook {
             // What this hook admitted under the old policy counts no more.
             return Rechecked::ByPolicy;
         }
         flow.epoch = epoch;
-        // The other hook's list is to be met again.
-        flow.hooks = flow.hook.bit();
+        // The other hook's list is to be met again; where it began is not known, both.
+        flow.hooks = if guessed { 0 } else { flow.hook.bit() };
         let (device, hook, from) = (flow.device.clone(), flow.hook, flow.from.clone());
         let governor = binding::governor(node.world, node.view, &device);
         let place = Place { device: &device, hook, from: from.as_deref(), governor: &governor };

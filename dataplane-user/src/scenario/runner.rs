@@ -10,7 +10,9 @@ use super::format::{Expect, LoadError, PacketSpec, Scenario, Step, StepAction};
 use super::node;
 use super::packet::{self, Macs};
 use super::state::State;
-use crate::policy::NodeView;
+use crate::compile::compile;
+use crate::index::Snapshot;
+use crate::policy::{NodeView, World};
 
 /// How a scenario went.
 #[derive(Debug)]
@@ -109,7 +111,18 @@ impl Run<'_> {
             StepAction::Packet(spec) => self.packet(line, spec, &mut result)?,
             StepAction::Apply(text) => {
                 let file = format!("{} steps[{index}].apply", self.scenario.file.display());
-                result.failures = self.state.apply(&file, &text.value, step);
+                let (spec, view) = (&self.scenario.spec, &self.view);
+                // Too large is refused as a whole, too, before anything is written (D50).
+                let limits = |mut world: World| {
+                    node::add_pods(spec, &mut world).ok()?;
+                    compile(&Snapshot::build(&world, view)).err().map(|e| e.to_string())
+                };
+                result.failures = self.state.apply(&file, &text.value, step, limits);
+                self.publish()?;
+            }
+            StepAction::Folder(text) => {
+                let file = format!("{} steps[{index}].folder", self.scenario.file.display());
+                result.failures = self.state.folder(&file, &text.value, step);
                 self.publish()?;
             }
             StepAction::Delete(names) => {

@@ -58,10 +58,24 @@ impl State {
     }
 
     /// Creates or updates documents; gives what did not go as the step expects.
-    pub(crate) fn apply(&mut self, file: &str, text: &str, step: &Step) -> Vec<String> {
+    /// `limits` says what of a world is too large.
+    pub(crate) fn apply(
+        &mut self,
+        file: &str,
+        text: &str,
+        step: &Step,
+        limits: impl FnOnce(World) -> Option<String>,
+    ) -> Vec<String> {
         let (documents, _) = resource::documents_from_str(file, text);
+        let before = self.store.clone();
         let problems = self.store.apply(documents).problems;
-        let rejected: Vec<String> = errors(&problems).iter().map(ToString::to_string).collect();
+        let mut rejected: Vec<String> = errors(&problems).iter().map(ToString::to_string).collect();
+        if rejected.is_empty()
+            && let Some(why) = limits(self.world())
+        {
+            self.store = before;
+            rejected.push(why);
+        }
         let warnings: Vec<String> =
             problems.iter().filter(|p| p.severity == Severity::Warning).map(ToString::to_string).collect();
         match &step.expect_rejected {
@@ -76,6 +90,18 @@ impl State {
                 .expect_warnings
                 .as_ref()
                 .map_or_else(Vec::new, |w| missing("expectWarnings", w, &warnings)),
+        }
+    }
+
+    /// These documents are all there are: each is taken for itself, and what is rejected stays in its last good version
+    /// (D13, D46). Gives what did not go as the step expects.
+    pub(crate) fn folder(&mut self, file: &str, text: &str, step: &Step) -> Vec<String> {
+        let (documents, _) = resource::documents_from_str(file, text);
+        let problems = self.store.replace(documents).problems;
+        let rejected: Vec<String> = errors(&problems).iter().map(ToString::to_string).collect();
+        match &step.expect_rejected {
+            Some(wanted) => missing("expectRejected", wanted, &rejected),
+            None => rejected.into_iter().map(|why| format!("folder: rejected: {why}")).collect(),
         }
     }
 

@@ -9,6 +9,13 @@ use crate::packet::{Tuple, protocol, tcp};
 use crate::tables::Tables;
 use crate::verdict::{NO_RULE, Reason, Stage, Verdict};
 
+/// [`crate::abi::Facts::recheck`]: the packet goes in the flow's original direction.
+const AS_IT_IS: u8 = 1;
+/// It is a reply.
+const TURNED: u8 = 2;
+/// It is a reply, and where the flow began is not known.
+const GUESSED: u8 = 3;
+
 /// Turns the packet into that which began the flow, and opens the decision for policy; [`end`] turns it back.
 #[inline(always)]
 pub(super) fn begin<T: Tables>(tables: &T, work: &mut Scratch) {
@@ -18,14 +25,9 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Scratch) {
     if !(by_setting || flags & flow_flag::RECHECK != 0) || work.flow.epoch == work.facts.epoch {
         return;
     }
-    if flags & flow_flag::ADOPTED != 0 {
-        // Nobody saw it begin: its original direction is judged wherever it comes by.
-        work.flow.epoch = work.facts.epoch;
-        work.flow.hooks = 0;
-        if work.facts.original != 0 {
-            work.decision = OPEN;
-        }
-        return;
+    let learns = flags & flow_flag::ADOPTED != 0 && work.flow.device == 0;
+    if learns {
+        take_place(work);
     }
     if work.facts.original != 0 && work.facts.hook != work.flow.hook {
         // What this hook admitted under the old policy counts no more. Where the flow began, it was judged just before.
@@ -33,8 +35,13 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Scratch) {
         return;
     }
     let entry = tables.device(work.flow.device).unwrap_or_default();
+    let from_device = flag_of(work.flow.flags & flow_flag::FROM_DEVICE != 0);
     let facts = &mut work.facts;
-    facts.recheck = if facts.original != 0 { 1 } else { 2 };
+    facts.recheck = match (facts.original != 0, learns) {
+        (true, _) => AS_IT_IS,
+        (false, false) => TURNED,
+        (false, true) => GUESSED,
+    };
     facts.saved_hook = facts.hook;
     facts.saved_from_device = facts.from_device;
     facts.saved_endpoint = facts.endpoint;
@@ -43,7 +50,7 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Scratch) {
     facts.saved_tcp_flags = work.packet.tcp_flags;
     facts.saved_icmp_type = work.packet.icmp_type;
     facts.hook = work.flow.hook;
-    facts.from_device = flag_of(flags & flow_flag::FROM_DEVICE != 0);
+    facts.from_device = from_device;
     facts.endpoint = entry.endpoint;
     facts.device_flags = entry.flags;
     if facts.original == 0 {
@@ -62,6 +69,23 @@ pub(super) fn begin<T: Tables>(tables: &T, work: &mut Scratch) {
     }
 }
 
+/// Nobody saw an adopted flow begin (D17). It began where its original direction comes by; when a reply comes first,
+/// it is judged as if it had come the same way, through the other hook.
+#[inline(always)]
+fn take_place(work: &mut Scratch) {
+    let facts = &work.facts;
+    work.flow.device = facts.device;
+    if facts.original != 0 {
+        work.flow.hook = facts.hook;
+        work.flow.flags &= !flow_flag::FROM_DEVICE;
+        if facts.from_device != 0 {
+            work.flow.flags |= flow_flag::FROM_DEVICE;
+        }
+    } else {
+        work.flow.hook = (facts.hook & 1) ^ 1;
+    }
+}
+
 #[inline(always)]
 fn swap(tuple: &mut Tuple) {
     core::mem::swap(&mut tuple.src, &mut tuple.dst);
@@ -72,7 +96,8 @@ fn swap(tuple: &mut Tuple) {
 /// forgotten: there the original direction meets its list again.
 #[inline(never)]
 pub(in crate::decide) fn end<T: Tables>(tables: &T, work: &mut Scratch) {
-    let against = work.facts.recheck == 2;
+    let how = work.facts.recheck;
+    let against = how != AS_IT_IS;
     let facts = &mut work.facts;
     facts.hook = facts.saved_hook;
     facts.from_device = facts.saved_from_device;
@@ -98,6 +123,11 @@ pub(in crate::decide) fn end<T: Tables>(tables: &T, work: &mut Scratch) {
     work.flow.rule = rule;
     work.flow.rule_identity = if rule == NO_RULE { 0 } else { work.facts.rule_identity };
     work.flow.hooks = 1 << (work.flow.hook & 1);
+    if how == GUESSED {
+        // The way of a reply may be another: the original direction meets its lists wherever it comes by.
+        work.flow.device = 0;
+        work.flow.hooks = 0;
+    }
     let is_reply = work.facts.saved_is_reply != 0;
     let reason = if is_reply { Reason::FlowReply } else { Reason::FlowOriginal };
     governed(work, Verdict::Allow, Stage::Flow, reason);

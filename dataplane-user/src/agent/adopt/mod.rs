@@ -4,6 +4,9 @@ mod conntrack;
 mod dump;
 mod sockets;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use anyhow::Result;
 use dataplane_common::limits::MAX_FLOWS_CONFIRMED;
 use dataplane_common::packet::protocol;
@@ -28,6 +31,8 @@ struct Live {
 /// What an adoption found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
+    /// Flows from tables of another layout (D49).
+    pub moved: u64,
     /// Flows from connection tracking.
     pub conntrack: u64,
     /// Flows from sockets.
@@ -48,8 +53,9 @@ fn stays_inside(live: &Live) -> bool {
     live.original.source.0.is_loopback() || live.original.destination.0.is_loopback()
 }
 
-/// Puts every live flow into the table of confirmed flows. A failure costs what it names, nothing else.
-pub(super) fn adopt(state: &mut State, as_of: Adoption) -> Found {
+/// Puts every live flow into the table of confirmed flows. `own`: addresses of this node. A failure costs what it names,
+/// nothing else.
+pub(super) fn adopt(state: &mut State, as_of: Adoption, own: &BTreeSet<IpAddr>) -> Found {
     let mut found = Found::default();
     let mut room = MOST;
     let mut broken: Option<String> = None;
@@ -57,6 +63,7 @@ pub(super) fn adopt(state: &mut State, as_of: Adoption) -> Found {
         if stays_inside(&live) {
             return true;
         }
+        let forwarded = !own.contains(&live.original.source.0);
         for ends in [Some(live.original), live.translated].into_iter().flatten() {
             if room == 0 {
                 broken.get_or_insert_with(|| {
@@ -65,7 +72,7 @@ pub(super) fn adopt(state: &mut State, as_of: Adoption) -> Found {
                 return false;
             }
             let (key, original_is_low) = ends.key(live.protocol);
-            match state.adopt_flow(&key, &as_of.entry(original_is_low, live.handshake)) {
+            match state.adopt_flow(&key, &as_of.entry(original_is_low, forwarded, live.handshake)) {
                 Ok(new) => {
                     *count += u64::from(new);
                     room -= 1;

@@ -176,6 +176,9 @@ impl From<crate::agent::accepted::Kept> for KeptState {
 pub struct AdoptionState {
     /// Unix seconds.
     pub at: u64,
+    /// Flows from flow tables of another build's layout.
+    #[serde(default)]
+    pub moved: u64,
     /// Flows that only connection tracking knew.
     pub conntrack: u64,
     /// Flows that only sockets knew.
@@ -190,6 +193,7 @@ impl From<&crate::agent::enforce::Adopted> for AdoptionState {
     fn from(a: &crate::agent::enforce::Adopted) -> Self {
         Self {
             at: a.at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            moved: a.found.moved,
             conntrack: a.found.conntrack,
             sockets: a.found.sockets,
             unreadable: a.found.unreadable,

@@ -102,6 +102,20 @@ impl Packet {
     pub(crate) fn icmp6(&self) -> Option<Icmp> {
         self.icmp.filter(|_| self.v6())
     }
+    /// The other direction.
+    pub(crate) fn turned(&self) -> Self {
+        let ports = self.ports.map(|(sport, dport)| (dport, sport));
+        Self { src: self.dst, dst: self.src, ports, ..self.clone() }
+    }
+    /// As it would begin its flow: a SYN, a question.
+    pub(crate) fn as_a_beginning(&self) -> Self {
+        let tcp = self.tcp.map(|tcp| Tcp { flags: SYN, ..tcp });
+        let icmp = self.icmp.map(|icmp| Icmp {
+            kind: super::flows::icmp_request(self.v6(), icmp.kind).unwrap_or(icmp.kind),
+            ..icmp
+        });
+        Self { tcp, icmp, ..self.clone() }
+    }
 }
 
 fn be16(b: &[u8], at: usize) -> Option<u16> {

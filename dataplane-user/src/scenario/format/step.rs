@@ -15,6 +15,7 @@ pub struct Step {
     pub packet: Option<PacketSpec>,
     pub expect: Option<Expect>,
     pub apply: Option<Spanned<String>>,
+    pub folder: Option<Spanned<String>>,
     pub delete: Option<Vec<String>>,
     pub advance: Option<String>,
     pub expect_rejected: Option<OneOrMany>,
@@ -42,6 +43,8 @@ impl OneOrMany {
 pub enum StepAction<'a> {
     Packet(&'a PacketSpec),
     Apply(&'a Spanned<String>),
+    /// All documents that a watched folder, or the API, holds from now on.
+    Folder(&'a Spanned<String>),
     Delete(&'a [String]),
     Advance(Duration),
 }
@@ -54,18 +57,23 @@ impl Step {
                         or expectWarnings"
                 .into());
         }
-        if self.apply.is_none() && (self.expect_rejected.is_some() || self.expect_warnings.is_some()) {
-            return Err("expectRejected and expectWarnings belong to `apply`: add it".into());
+        let changes = self.apply.is_some() || self.folder.is_some();
+        if !changes && (self.expect_rejected.is_some() || self.expect_warnings.is_some()) {
+            return Err("expectRejected and expectWarnings belong to `apply` or `folder`: add it".into());
         }
-        match (&self.packet, &self.apply, &self.delete, &self.advance) {
-            (Some(packet), None, None, None) => {
+        match (&self.packet, &self.apply, &self.folder, &self.delete, &self.advance) {
+            (Some(packet), None, None, None, None) => {
                 packet.check()?;
                 Ok(StepAction::Packet(packet))
             }
-            (None, Some(text), None, None) => Ok(StepAction::Apply(text)),
-            (None, None, Some(names), None) => Ok(StepAction::Delete(names)),
-            (None, None, None, Some(text)) => Ok(StepAction::Advance(duration(text)?)),
-            _ => Err("a step does exactly one thing: write one of packet, apply, delete, advance".into()),
+            (None, Some(text), None, None, None) => Ok(StepAction::Apply(text)),
+            (None, None, Some(text), None, None) => Ok(StepAction::Folder(text)),
+            (None, None, None, Some(names), None) => Ok(StepAction::Delete(names)),
+            (None, None, None, None, Some(text)) => Ok(StepAction::Advance(duration(text)?)),
+            _ => {
+                Err("a step does exactly one thing: write one of packet, apply, folder, delete, advance"
+                    .into())
+            }
         }
     }
 }

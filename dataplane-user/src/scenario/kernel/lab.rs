@@ -21,6 +21,12 @@ use crate::scenario::engine::{FlowTuple, LiveFlow, Outcome, PacketIn};
 
 /// `TC_ACT_SHOT`.
 const SHOT: u32 = 2;
+/// `TC_ACT_UNSPEC` and `TCX_NEXT`: other programs and netfilter still run (D11).
+const NEXT: u32 = u32::MAX;
+/// Where the packet's mark stands in `struct __sk_buff`.
+const SKB_MARK: usize = 8;
+/// Somebody else's mark, which must stay.
+const MARK: u32 = 0x5043;
 /// Size of `struct __sk_buff`, and where the two fields that we set stand in it. Part of the kernel's UAPI.
 const SKB: usize = 192;
 const SKB_INGRESS_IFINDEX: usize = 36;
@@ -34,6 +40,8 @@ const XDP_MD_DATA_END: usize = 4;
 const XDP_MD_INGRESS_IFINDEX: usize = 12;
 /// Longest frame that a test run of XDP takes: a page, less the room before and behind.
 const LONGEST_XDP: usize = 3400;
+/// Room behind the frame that comes out of a test run, so that one that grew shows.
+const ROOM: usize = 64;
 /// Shortest frame that `BPF_PROG_TEST_RUN` takes: an Ethernet header.
 const SHORTEST: usize = 14;
 /// Longest time for which the kernel's coarse clock stands still (HZ=100).
@@ -122,11 +130,13 @@ impl Lab {
             epoch: self.dataplane.control()?.epoch,
         };
         for flow in flows {
+            let source = flow.original.src;
+            let own = self.view.devices.values().any(|d| d.addresses.iter().any(|a| a.addr() == source));
             // What returns, turned round, is the flow as the other side of the NAT sees it.
             let translated = flow.reply.map(|reply| ends(&reply, flow.protocol).reversed());
             for ends in [Some(ends(&flow.original, flow.protocol)), translated].into_iter().flatten() {
                 let (key, original_is_low) = ends.key(flow.protocol);
-                self.dataplane.state().put_flow(&key, &adoption.entry(original_is_low, false))?;
+                self.dataplane.state().put_flow(&key, &adoption.entry(original_is_low, !own, false))?;
             }
         }
         Ok(())
@@ -141,6 +151,7 @@ impl Lab {
             return Ok(self.outcome(&Decision::new(Verdict::Ungoverned, Stage::None, Reason::Ungoverned)));
         }
         let mut context = [0_u8; SKB];
+        put(&mut context, SKB_MARK, MARK);
         put(&mut context, SKB_IFINDEX, self.ifindex(&packet.device)?);
         if let Some(from) = &packet.from {
             put(&mut context, SKB_INGRESS_IFINDEX, self.ifindex(from)?);
@@ -150,8 +161,11 @@ impl Lab {
         let xdp = if ask_xdp { self.run_xdp(packet)? } else { None };
         self.dataplane.state().clear_scratch()?;
         let mut options = TestRunOptions::new();
+        let (mut frame, mut after) = (vec![0; packet.frame.len() + ROOM], [0_u8; SKB]);
         options.data_in = Some(&packet.frame);
+        options.data_out = Some(&mut frame);
         options.ctx_in = Some(&context);
+        options.ctx_out = Some(&mut after);
         let result = self.dataplane.program(packet.hook)?.test_run(options).with_context(|| {
             format!("the kernel refused to run a frame of {} bytes on {}", packet.frame.len(), packet.device)
         })?;
@@ -160,11 +174,16 @@ impl Lab {
         let decision = scratch.decision;
         // The program's return value is what counts on a live device; the recorded decision must agree.
         anyhow::ensure!(
-            (result.return_value == SHOT) == (decision.verdict == Verdict::Deny),
+            result.return_value == if decision.verdict == Verdict::Deny { SHOT } else { NEXT },
             "the program returned {} but recorded {}",
             result.return_value as i32,
             decision.verdict.name()
         );
+        // D11: nothing is translated, nothing is marked.
+        let mark = SKB_MARK..SKB_MARK + 4;
+        anyhow::ensure!(after[mark.clone()] == context[mark], "the program marked the packet");
+        frame.truncate(result.data_size_out as usize);
+        anyhow::ensure!(frame == packet.frame, "the program changed the packet");
         if let Some(dropped) = xdp {
             check_xdp(dropped, &decision, &scratch.packet)?;
         }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::aim::Targets;
 use super::case::Case;
 use super::dice::Dice;
 use super::pool::Pool;
@@ -26,12 +27,18 @@ pub(super) fn case(seed: u64, packets: usize) -> Case {
     documents.push(policies::profile(&mut dice));
     let count = dice.between(1, 9);
     documents.extend((0..count).map(|i| policies::policy(&mut dice, i)));
+    if dice.percent(30) {
+        documents.push(policies::long(&mut dice));
+    }
     let mut store = Store::default();
     documents.retain(|document| accepted(&mut store, document));
-    let pool = Pool::of(&documents);
-    let steps = steps(&mut dice, &devices, &pool, &mut store, packets);
+    let (pool, targets) = (Pool::of(&documents), Targets::of(&documents));
+    let recheck = dice.percent(30);
+    let live = if dice.percent(25) { Some(live(&mut dice, &pool)) } else { None };
+    let talks = Talks::new(&devices, &pool, &targets, live.as_ref());
+    let steps = steps(&mut dice, talks, &mut store, packets, recheck);
     let mut spec = json!({"node": "node1", "interfaces": interfaces, "documents": documents, "steps": steps});
-    if dice.percent(25) {
+    if recheck {
         spec["onPolicyChange"] = "recheck".into();
     }
     let mut settings = Map::new();
@@ -50,8 +57,8 @@ pub(super) fn case(seed: u64, packets: usize) -> Case {
     if !settings.is_empty() {
         spec["settings"] = settings.into();
     }
-    if dice.percent(20) {
-        spec["conntrack"] = live(&mut dice, &pool);
+    if let Some(live) = live {
+        spec["conntrack"] = live;
     }
     Case { name: format!("seed-{seed}"), spec }
 }
@@ -98,25 +105,43 @@ fn accepted(store: &mut Store, document: &Value) -> bool {
 }
 
 fn live(dice: &mut Dice, pool: &Pool) -> Value {
-    let v6 = dice.percent(30);
-    let entry = json!({
-        "protocol": dice.pick(&["TCP", "TCP", "UDP"]),
-        "src": pool.any(dice, v6).to_string(), "sport": 40000,
-        "dst": Pool::own(dice, v6).to_string(), "dport": pool.port(dice),
-    });
-    json!([entry])
+    let one = |dice: &mut Dice, sport: u16| {
+        let v6 = dice.percent(30);
+        let (own, other) = (Pool::own(dice, v6), pool.any(dice, v6));
+        let (src, dst) = if dice.percent(60) { (other, own) } else { (own, other) };
+        json!({
+            "protocol": dice.pick(&["TCP", "TCP", "UDP"]),
+            "src": src.to_string(), "sport": sport,
+            "dst": dst.to_string(), "dport": pool.port(dice),
+        })
+    };
+    json!([one(dice, 40000), one(dice, 40001)])
 }
 
-fn steps(dice: &mut Dice, devices: &[&str], pool: &Pool, store: &mut Store, packets: usize) -> Vec<Value> {
-    let mut talks = Talks::new(devices, pool);
+fn steps(dice: &mut Dice, mut talks: Talks, store: &mut Store, packets: usize, recheck: bool) -> Vec<Value> {
     let mut numbers = Conversations::default();
     let mut steps = Vec::new();
     // A change of the world costs the kernel engine more than a hundred packets.
-    let changes: Vec<usize> =
-        (0..dice.weighted(&[(5, 0), (3, 1), (1, 2)])).map(|_| dice.below(packets)).collect();
+    let changes = if recheck { dice.between(1, 2) } else { dice.weighted(&[(5, 0), (3, 1), (1, 2)]) };
+    let changes: Vec<usize> = (0..changes).map(|_| dice.below(packets)).collect();
+    // Flows live on, or do not, while something shuts for a while what admitted them.
+    let mut opens_at = None;
     for number in 0..packets {
         if changes.contains(&number) {
-            steps.extend(change(dice, store));
+            if recheck && opens_at.is_none() && dice.percent(70) {
+                let shut = policies::shut(dice);
+                steps.extend(accepted(store, &shut).then(|| json!({"apply": [shut]})));
+                opens_at = Some(number + dice.between(8, 25));
+            } else {
+                steps.extend(change(dice, store));
+            }
+            talks.world_changed();
+        }
+        if opens_at == Some(number) {
+            let gone = store.delete("GlobalNetworkPolicy", "", policies::SHUT).is_ok();
+            steps
+                .extend(gone.then(|| json!({"delete": [format!("GlobalNetworkPolicy/{}", policies::SHUT)]})));
+            talks.world_changed();
         }
         if dice.percent(3) {
             // Multiples of 15 s: the kernel's own clock runs on meanwhile, and no timeout is close above one.

@@ -2,8 +2,9 @@
 //! every verdict, stage, reason and deciding rule. What they disagree about is made small and written as a scenario.
 //!
 //! Reading order: `dice` → `pool` (addresses and ports) → `selectors`, `rules`, `policies`, `objects` (documents) →
-//! `talk`, `hostile` (packets) → `generate` (a case) → `judge` → `shrink` → this file (a run).
+//! `aim`, `talk`, `hostile` (packets) → `generate` (a case) → `judge` → `shrink` → this file (a run).
 
+mod aim;
 mod case;
 mod dice;
 mod generate;

@@ -71,6 +71,59 @@ pub(super) fn policy(dice: &mut Dice, number: usize) -> Value {
     json!({"apiVersion": "projectcalico.org/v3", "kind": kind, "metadata": metadata, "spec": spec})
 }
 
+/// A policy whose first rules fill a word of a compiled row or two and are about few packets each, so that it is the
+/// later ones that decide.
+pub(super) fn long(dice: &mut Dice) -> Value {
+    let list = dice.one(&["preDNAT", "doNotTrack", "applyOnForward", "normal", "normal"]);
+    let mut spec = Map::new();
+    if list != "normal" {
+        spec.insert("applyOnForward".into(), true.into());
+        spec.insert(list.into(), true.into());
+    }
+    spec.insert("order".into(), dice.one(&[json!(-5), json!(-5), json!(3)]));
+    spec.insert("selector".into(), "all()".into());
+    spec.insert("ingress".into(), long_list(dice, Side::Ingress));
+    if list != "preDNAT" && dice.percent(40) {
+        spec.insert("egress".into(), long_list(dice, Side::Egress));
+    }
+    json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": "long"}, "spec": spec})
+}
+
+/// Name of the policy that [`shut`] makes.
+pub(super) const SHUT: &str = "shut";
+
+/// A policy in front of all others that denies much of what they allow.
+pub(super) fn shut(dice: &mut Dice) -> Value {
+    let list = dice.one(&["preDNAT", "applyOnForward", "applyOnForward", "normal"]);
+    let mut deny = json!({"action": "Deny"});
+    if dice.percent(40) {
+        deny["protocol"] = dice.pick(&["TCP", "UDP"]).into();
+    }
+    let mut spec = json!({"order": -20, "selector": "all()", "ingress": [deny]});
+    if list != "normal" {
+        spec["applyOnForward"] = true.into();
+        spec[list] = true.into();
+    }
+    if list != "preDNAT" {
+        spec["egress"] = json!([deny]);
+    }
+    json!({"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": SHUT}, "spec": spec})
+}
+
+fn long_list(dice: &mut Dice, side: Side) -> Value {
+    let narrow = dice.weighted(&[(4, 60), (4, 64), (2, 63), (2, 100), (2, 128), (1, 190)]) + dice.below(3);
+    let mut rules: Vec<Value> = (0..narrow).map(|_| rules::narrow(dice)).collect();
+    if dice.percent(50) {
+        // Log goes on from where it stands: at the end of a word, too.
+        let at = dice.one(&[0, 62, 63, 64, 65]).min(rules.len());
+        rules.insert(at, json!({"action": "Log"}));
+    }
+    let count = dice.between(2, 10);
+    rules.extend((0..count).map(|_| rules::rule(dice, side)));
+    rules.push(json!({"action": dice.pick(&["Allow", "Deny", "Deny"])}));
+    rules.into()
+}
+
 fn rule_list(dice: &mut Dice, side: Side) -> Value {
     // Now and then more than the 64 rules of one word of a compiled row.
     let many = dice.between(60, 140);

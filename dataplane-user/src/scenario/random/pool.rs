@@ -124,7 +124,7 @@ fn of_family(texts: &[&str], v6: bool) -> Vec<IpAddr> {
 }
 
 /// First and last address, and those just outside.
-fn edges(net: IpNet) -> Vec<IpAddr> {
+pub(super) fn edges(net: IpNet) -> Vec<IpAddr> {
     let step = |ip: IpAddr, up: bool| match ip {
         IpAddr::V4(a) => {
             let n = u32::from(a);

@@ -77,6 +77,16 @@ pub(super) fn rule(dice: &mut Dice, side: Side) -> Value {
     rule.into()
 }
 
+/// A rule about a few strange packets. Few addresses and ports for all such rules, or packets would be about nothing else.
+pub(super) fn narrow(dice: &mut Dice) -> Value {
+    json!({
+        "action": dice.pick(&["Allow", "Deny"]),
+        "protocol": dice.pick(&["TCP", "TCP", "UDP"]),
+        "source": {"nets": [dice.pick(&["198.18.7.1/32", "198.18.7.2/32", "fd77::1/128"])]},
+        "destination": {"ports": [dice.one(&[1000, 1001])]},
+    })
+}
+
 fn icmp_match(dice: &mut Dice, v6: bool) -> Value {
     let kind = if v6 { dice.one(&[128, 129, 1, 2, 3, 135]) } else { dice.one(&[8, 0, 3, 11, 13]) };
     if dice.percent(40) { json!({"type": kind, "code": dice.below(4)}) } else { json!({"type": kind}) }

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
+use super::aim::{self, Targets};
 use super::dice::Dice;
-use super::pool::Pool;
+use super::pool::{self, Pool};
 
 /// A packet as the fields of a scenario.
 type Packet = Map<String, Value>;
@@ -22,20 +23,39 @@ struct Talk {
     protocol: u8,
     sport: u16,
     dport: u16,
+    /// ICMP: type and code of the first packet, where a rule names them.
+    icmp: Option<(u8, u8)>,
 }
 
 /// Conversations so far, and what new ones are made of.
 pub(super) struct Talks<'a> {
     devices: &'a [&'a str],
     pool: &'a Pool,
+    targets: &'a Targets,
     talks: Vec<Talk>,
     /// What is to come of exchanges that begin by the book.
     planned: VecDeque<Packet>,
+    /// So many of the next packets go on with what was begun.
+    going_on: usize,
 }
 
 impl<'a> Talks<'a> {
-    pub(super) fn new(devices: &'a [&'a str], pool: &'a Pool) -> Self {
-        Self { devices, pool, talks: Vec::new(), planned: VecDeque::new() }
+    /// `live`: flows that were adopted, as a scenario lists them.
+    pub(super) fn new(
+        devices: &'a [&'a str],
+        pool: &'a Pool,
+        targets: &'a Targets,
+        live: Option<&Value>,
+    ) -> Self {
+        let live = live.and_then(Value::as_array).into_iter().flatten();
+        let talks = live.filter_map(|entry| adopted(entry, devices)).collect();
+        Self { devices, pool, targets, talks, planned: VecDeque::new(), going_on: 0 }
+    }
+
+    /// The world changed: what that means for what was begun is looked at first.
+    pub(super) fn world_changed(&mut self) {
+        self.planned.clear();
+        self.going_on = 8;
     }
 
     /// Rather the first device: it has a host endpoint most of the time.
@@ -48,7 +68,8 @@ impl<'a> Talks<'a> {
         if !self.planned.is_empty() && dice.percent(75) {
             return self.planned.pop_front().unwrap_or_default();
         }
-        let again = !self.talks.is_empty() && dice.percent(55);
+        let again = !self.talks.is_empty() && (self.going_on > 0 || dice.percent(50));
+        self.going_on = self.going_on.saturating_sub(1);
         if !again {
             let talk = self.open(dice);
             if self.planned.is_empty() && dice.percent(40) {
@@ -79,6 +100,11 @@ impl<'a> Talks<'a> {
         if dice.percent(4) {
             return self.between_nodes(dice, device);
         }
+        if dice.percent(50)
+            && let Some(talk) = self.aimed(dice, &device)
+        {
+            return talk;
+        }
         let egress = match dice.below(10) {
             0..=6 => None,
             7 | 8 => Some(None),
@@ -99,7 +125,21 @@ impl<'a> Talks<'a> {
         };
         // A few client ports, so that tuples meet again.
         let sport = if dice.percent(70) { dice.one(&[40000, 40001, 1024]) } else { self.pool.port(dice) };
-        Talk { device, egress, src, dst, protocol, sport, dport: self.pool.port(dice) }
+        Talk { device, egress, src, dst, protocol, sport, dport: self.pool.port(dice), icmp: None }
+    }
+
+    /// What a rule of the documents is about.
+    fn aimed(&self, dice: &mut Dice, device: &str) -> Option<Talk> {
+        let aim = self.targets.aim(dice)?;
+        let (src, dst) = aim::ends(&aim, self.pool, dice);
+        let dst = if src == dst { Pool::other_than(dice, src) } else { dst };
+        let egress = aim.egress.then(|| (!aim.local).then(|| dice.pick(self.devices).to_owned()));
+        let any_protocol =
+            if aim.dport.or(aim.sport).is_some() { vec![6, 17, 132] } else { vec![6, 6, 17, 47] };
+        let protocol = aim.protocol.unwrap_or_else(|| dice.one(&any_protocol));
+        let sport = aim.sport.unwrap_or_else(|| dice.one(&[40000, 40001, 1024]));
+        let dport = aim.dport.unwrap_or_else(|| self.pool.port(dice));
+        Some(Talk { device: device.to_owned(), egress, src, dst, protocol, sport, dport, icmp: aim.icmp })
     }
 
     /// What a tunnel to another node would send (D39).
@@ -110,7 +150,7 @@ impl<'a> Talks<'a> {
         let (own, peer) = (own.parse().unwrap_or_else(|_| any()), peer.parse().unwrap_or_else(|_| any()));
         let egress = dice.percent(40).then_some(None);
         let (src, dst) = if egress.is_some() { (own, peer) } else { (peer, own) };
-        Talk { device, egress, src, dst, protocol, sport: 40000, dport }
+        Talk { device, egress, src, dst, protocol, sport: 40000, dport, icmp: None }
     }
 
     fn reply(&self, talk: &Talk, dice: &mut Dice) -> Packet {
@@ -194,6 +234,25 @@ impl<'a> Talks<'a> {
     }
 }
 
+/// A conversation that was adopted. One end is an own address.
+fn adopted(entry: &Value, devices: &[&str]) -> Option<Talk> {
+    let ip = |key: &str| entry[key].as_str()?.parse::<IpAddr>().ok();
+    let port = |key: &str| u16::try_from(entry[key].as_u64()?).ok();
+    let (src, dst) = (ip("src")?, ip("dst")?);
+    let own = pool::OWN.iter().any(|own| own.parse().is_ok_and(|own: IpAddr| own == src));
+    let protocol = if entry["protocol"] == "UDP" { 17 } else { 6 };
+    Some(Talk {
+        device: (*devices.first()?).to_owned(),
+        egress: own.then_some(None),
+        src,
+        dst,
+        protocol,
+        sport: port("sport")?,
+        dport: port("dport")?,
+        icmp: None,
+    })
+}
+
 fn addresses(packet: &mut Packet, src: IpAddr, dst: IpAddr, protocol: u8) {
     let name = match protocol {
         6 => json!("TCP"),
@@ -270,10 +329,9 @@ fn first(talk: &Talk, dice: &mut Dice) -> Packet {
                 (true, 0..=4) => 128,
                 (true, _) => dice.one(&[129, 130, 131, 133, 134, 135, 136, 137, 143, 1, 200]),
             };
-            packet.insert(
-                "icmp".into(),
-                json!({"type": kind, "code": dice.one(&[0, 0, 0, 1]), "id": talk.sport}),
-            );
+            let any = (kind, dice.one(&[0, 0, 0, 1]));
+            let (kind, code) = talk.icmp.filter(|_| dice.percent(80)).unwrap_or(any);
+            packet.insert("icmp".into(), json!({"type": kind, "code": code, "id": talk.sport}));
         }
         132 if dice.percent(20) => {
             packet.insert("chunk".into(), dice.pick(&["DATA", "ABORT", "INIT_ACK", "COOKIE_ECHO"]).into());
