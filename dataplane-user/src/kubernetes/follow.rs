@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use kube::Client;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -26,10 +28,19 @@ use super::plan::{Needs, plan};
 use super::watch::Watches;
 use super::{Notice, What};
 
-/// Between two looks at a cluster with which all is well.
-const PAUSE: Duration = Duration::from_secs(300);
-/// While it serves nothing of Calico's.
-const PAUSE_WITHOUT_CALICO: Duration = Duration::from_secs(10);
+/// How long to wait between two looks at the cluster.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// With which all is well.
+    pub well: Duration,
+    /// While it serves nothing of Calico's.
+    pub without_calico: Duration,
+}
+
+/// Of an agent.
+const PACE: Pace = Pace { well: Duration::from_secs(300), without_calico: Duration::from_secs(10) };
+/// How a connection is made.
+pub(super) type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Client>> + Send>;
 /// After the first failure; doubled by each further one.
 const RETRY: Duration = Duration::from_secs(1);
 /// Longest pause while something fails.
@@ -108,13 +119,29 @@ impl Follower {
         needs: Needs,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> Self {
+        let connect: Connect = Box::new(move || {
+            let account = account.clone();
+            async move { connect(account.kubeconfig.as_deref(), account.context.as_deref()).await }.boxed()
+        });
+        Self::start_with(connect, PACE, node, cluster, needs, wake)
+    }
+
+    pub(super) fn start_with(
+        connect: Connect,
+        pace: Pace,
+        node: String,
+        cluster: Option<String>,
+        needs: Needs,
+        wake: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
         let view =
             View { cluster: Cluster::new(cluster), version: 0, planned_for: None, served: None, api: None };
         let view = Arc::new(Mutex::new(view));
         let (needs, asked) = watch::channel(needs);
         let (sender, notices) = unbounded_channel();
         let task = Task {
-            account,
+            connect,
+            pace,
             node,
             view: Arc::clone(&view),
             needs: asked,
@@ -152,7 +179,8 @@ fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
 }
 
 struct Task {
-    account: Account,
+    connect: Connect,
+    pace: Pace,
     node: String,
     view: Arc<Mutex<View>>,
     needs: watch::Receiver<Needs>,
@@ -223,7 +251,7 @@ impl Task {
 
     async fn ask(&mut self) -> Result<(String, Served)> {
         if self.watches.is_none() {
-            let client = connect(self.account.kubeconfig.as_deref(), self.account.context.as_deref()).await?;
+            let client = (self.connect)().await?;
             let mut watches = Watches::new(client.clone(), self.node.clone(), self.sender.clone());
             watches.choose_strategy().await.context("the API server does not say its version")?;
             self.watches = Some((client, watches));
@@ -258,7 +286,7 @@ impl Task {
             return retry(self.failures);
         }
         self.failures = 0;
-        if calico { PAUSE } else { PAUSE_WITHOUT_CALICO }
+        if calico { self.pace.well } else { self.pace.without_calico }
     }
 
     fn replan(&mut self) {
@@ -294,8 +322,8 @@ mod tests {
         assert_eq!(retry(0), RETRY);
         assert_eq!(retry(3), RETRY * 8);
         assert_eq!(retry(u32::MAX), RETRY_MAX);
-        let pauses: Vec<Duration> = (0..64).map(|_| jittered(PAUSE)).collect();
-        assert!(pauses.iter().all(|p| *p >= PAUSE / 2 && *p <= PAUSE * 3 / 2));
+        let pauses: Vec<Duration> = (0..64).map(|_| jittered(PACE.well)).collect();
+        assert!(pauses.iter().all(|p| *p >= PACE.well / 2 && *p <= PACE.well * 3 / 2));
         assert!(pauses.iter().any(|p| *p != pauses[0]));
     }
 }

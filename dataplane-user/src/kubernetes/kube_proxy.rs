@@ -15,6 +15,7 @@ use kube::api::GetParams;
 use kube::core::Request;
 use kube::{Client, Config};
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
@@ -140,6 +141,11 @@ fn note(answer: &mut Answer, got: Result<Told>) -> bool {
 
 /// `trusted`: whether it is worth listening to who answers there.
 async fn ask(address: &str, trusted: fn() -> Result<()>) -> Result<Told> {
+    // First: a client would log that nobody is there as an error, each time.
+    tokio::time::timeout(PATIENCE, TcpStream::connect(address))
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        .with_context(|| format!("nothing answers at http://{address}"))?;
     let mut config = Config::new(format!("http://{address}").parse().context("no address")?);
     config.connect_timeout = Some(PATIENCE);
     config.read_timeout = Some(PATIENCE);
@@ -147,7 +153,7 @@ async fn ask(address: &str, trusted: fn() -> Result<()>) -> Result<Told> {
     let client = Client::try_from(config).context("cannot set up HTTP")?;
     let mode = get(&client, "proxyMode")
         .await
-        .with_context(|| format!("it tells its mode at http://{address}/proxyMode, where nothing answers"))?;
+        .with_context(|| format!("http://{address}/proxyMode does not tell its mode"))?;
     // Any user may listen on this port, and one who is not root has no say in what is a node port.
     trusted()?;
     if mode.is_empty() || mode.len() > 16 || !mode.bytes().all(|b| b.is_ascii_lowercase()) {
@@ -294,6 +300,6 @@ mod tests {
         assert_eq!(refused.to_string(), "user 1000");
         // Nobody listens on the discard port here.
         let silent = ask("127.0.0.1:9", || Ok(())).await.unwrap_err();
-        assert!(silent.to_string().contains("where nothing answers"), "{silent:#}");
+        assert!(silent.to_string().contains("nothing answers at http://127.0.0.1:9"), "{silent:#}");
     }
 }

@@ -13,6 +13,8 @@ pub mod report;
 mod slim;
 pub mod watch;
 
+#[cfg(all(test, feature = "http"))]
+mod mocked;
 #[cfg(test)]
 mod tests;
 

@@ -24,6 +24,8 @@ use super::{Notice, What};
 
 /// Watch-list is on by default from this minor version of Kubernetes 1 on.
 const WATCH_LIST_SINCE: u32 = 32;
+/// HTTP status of a place in the history that the store has compacted. A whole list follows by itself.
+const GONE: u16 = 410;
 /// Between two attempts to learn which cluster answers.
 const ID_RETRY: Duration = Duration::from_secs(2);
 
@@ -164,6 +166,13 @@ async fn follow(
             Ok(Event::Apply(object)) => What::Applied(Arc::new(object)),
             Ok(Event::Delete(object)) => What::Deleted(Arc::new(object)),
             Err(error) if refuses_watch_list(&error) => return End::NoWatchList,
+            Err(watcher::Error::WatchError(status)) if status.code == GONE => {
+                tracing::info!(
+                    "what changed of {} meanwhile is not known any more; they are listed again",
+                    key.kind.plural()
+                );
+                continue;
+            }
             Err(error) => What::Failed(explain(&error, key)),
         };
         if sender.send(Notice { watch: key.clone(), what }).is_err() {

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, process::Command};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::{ADMIN, Cluster, SERVER};
+use super::{ADMIN, Cluster, SERVER, path_of};
 
 impl Cluster {
     /// POSTs each body to its path as the administrator, in order: status codes and answers.
@@ -43,5 +43,20 @@ impl Cluster {
             Ok((code, serde_json::from_str(&text).unwrap_or(Value::Null)))
         };
         codes.into_iter().enumerate().map(answer).collect()
+    }
+
+    /// Creates all of these objects.
+    pub fn create_all(&self, objects: &[Value]) -> Result<()> {
+        let request = |object: &Value| {
+            let path = path_of(object)?;
+            Ok((path.rsplit_once('/').context("no path")?.0.to_owned(), object.clone()))
+        };
+        let requests: Vec<(String, Value)> = objects.iter().map(request).collect::<Result<_>>()?;
+        for ((code, answer), (path, object)) in self.post_all(&requests)?.into_iter().zip(&requests) {
+            if code != 201 {
+                bail!("{path}: {code} {answer}\n{object:#}");
+            }
+        }
+        Ok(())
     }
 }

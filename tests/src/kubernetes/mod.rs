@@ -1,6 +1,7 @@
 //! A cluster's control plane in the node's namespace: a real etcd and a real kube-apiserver, and objects written
 //! through the API as `kubectl apply` does (server-side).
 
+pub mod audit;
 pub mod batch;
 pub mod case;
 pub mod node;
@@ -8,7 +9,6 @@ pub mod proxy;
 pub mod servers;
 
 use std::{
-    collections::BTreeSet,
     ffi::OsString,
     fs,
     io::Write as _,
@@ -19,6 +19,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use portcullis::resource::{Kind, documents_from_str};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -166,6 +170,8 @@ impl Cluster {
             "--disable-admission-plugins=ServiceAccount".into(),
             "--endpoint-reconciler-type=none".into(),
             "--advertise-address=192.0.2.1".into(),
+            // Asked to end, it ends its watches properly; killed, it does not.
+            "--shutdown-watch-termination-grace-period=10s".into(),
             format!("--audit-policy-file={}", file("audit.yaml")),
             format!("--audit-log-path={}", file("audit.log")),
         ]
@@ -190,6 +196,27 @@ impl Cluster {
     /// `kill -9` of the API server.
     pub fn kill_api(&mut self) -> Result<()> {
         end(&mut self.api)
+    }
+
+    /// Asks the API server to end, and waits until it has: its watches end as they do when they are over.
+    pub fn stop_api(&mut self) -> Result<()> {
+        if let Some(child) = &mut self.api {
+            kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)
+                .context("cannot signal the API server")?;
+            child.wait()?;
+        }
+        self.api = None;
+        Ok(())
+    }
+
+    /// The store forgets its history up to now, as it does every few minutes.
+    pub fn compact(&self) -> Result<()> {
+        let (_, list) = self.request("GET", "/api/v1/nodes", None)?;
+        let revision = list["metadata"]["resourceVersion"].as_str().context("a list without a version")?;
+        let body = json!({"revision": revision, "physical": true}).to_string();
+        let mut curl = Command::new(&self.enter[0]);
+        curl.args(&self.enter[1..]).args(["curl", "-sf", "-d", &body]);
+        succeed(curl.arg("http://127.0.0.1:2379/v3/kv/compaction"), "")
     }
 
     /// Both servers die and the store is gone.
@@ -293,32 +320,6 @@ impl Cluster {
             }))?;
         }
         Ok(())
-    }
-
-    /// What the agent asked for so far, `verb group/resource`, and what of it was refused.
-    pub fn audit(&self) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
-        let text = fs::read_to_string(self.path("audit.log")).context("the API server wrote no audit log")?;
-        let (mut asked, mut refused) = (BTreeSet::new(), BTreeSet::new());
-        for line in text.lines() {
-            // The last line may be half-written.
-            let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
-            let object = &event["objectRef"];
-            if event["user"]["username"] != AGENT_USER || object["resource"].is_null() {
-                continue;
-            }
-            let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let name = format!(
-                "{} {}/{}",
-                word(&event["verb"]),
-                word(&object["apiGroup"]),
-                word(&object["resource"])
-            );
-            if event["responseStatus"]["code"] == 403 {
-                refused.insert(name.clone());
-            }
-            asked.insert(name);
-        }
-        Ok((asked, refused))
     }
 }
 
