@@ -131,7 +131,7 @@ fn granted(role: &Value) -> BTreeSet<String> {
 /// As calicoctl writes it: labels in an annotation, a prefix before the names of policies.
 #[test]
 fn the_storage_form_means_the_same() {
-    run("the_storage_form_means_the_same", |case| {
+    run("the_storage_form_means_the_same", |mut case| {
         case.allow_the_agent()?;
         case.cluster.define(STORAGE)?;
         let agent = case.agent(&[])?;
@@ -151,9 +151,29 @@ fn the_storage_form_means_the_same() {
         }))?;
         case.becomes(&Got::Silence, &agent)?;
         let status = case.in_sync(&agent)?;
-        let policies = status["endpoints"][0]["lists"]["PreDnat"].to_string();
-        assert!(policies.contains("GlobalNetworkPolicy/shut"), "{status:#}");
+        let lists = status["endpoints"][0]["lists"]["PreDnat"].to_string();
+        assert!(lists.contains("GlobalNetworkPolicy/shut"), "{status:#}");
         assert_eq!(status["problems"], json!([]), "{status:#}");
+
+        // The newer group comes, and is empty: a copy is about to be made, nothing was deleted.
+        case.cluster.define(V3)?;
+        case.cluster.kill_api()?;
+        case.cluster.up()?;
+        let not_there = |s: &Value| {
+            s["trouble"]["kind HostEndpoint"]
+                .to_string()
+                .contains("projectcalico.org/v3 serves it now, and 1 objects")
+        };
+        case.status_becomes("held", &agent, not_there)?;
+        assert_eq!(case.node_port()?, Got::Silence, "{}", agent.log());
+        case.cluster.apply_all(&policies().join("nodeport/base"))?;
+        case.cluster.apply_value(&json!({
+            "apiVersion": V3, "kind": "GlobalNetworkPolicy", "metadata": {"name": "shut"}, "spec": {"selector": "!all()"},
+        }))?;
+        let status = case.in_sync(&agent)?;
+        assert_eq!(status["kubernetes"]["watches"]["crd.projectcalico.org/v1 hostendpoints"], Value::Null);
+        case.says(&answer(POD_SAYS), &agent, || case.lab.ask_node_port(&case.lab.peer))?;
+        assert_eq!(case.node_port()?, Got::Silence, "{}", agent.log());
         Ok(())
     });
 }

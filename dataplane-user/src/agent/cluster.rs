@@ -94,6 +94,9 @@ impl ClusterSource {
         let view = follower.view();
         let mut troubles = view.troubles();
         self.waiting = waiting(&view, &self.accepted, self.synced);
+        if !self.synced && !self.options.accept_new_cluster {
+            self.waiting.extend(not_copied(&view, &self.accepted));
+        }
         if !self.synced && self.restored && !self.waiting.is_empty() {
             let text = format!("the last good state counts until this is read: {}", self.waiting.join(", "));
             troubles.insert("first look at the cluster".into(), text);
@@ -255,6 +258,31 @@ fn node_ports_in_use(world: &World) -> String {
         }
         _ => "none in use by a Service".into(),
     }
+}
+
+/// Objects of the last good state whose kind is served in another group now, and that are not there: a copy that is under
+/// way is no order to delete them.
+fn not_copied(view: &View, accepted: &Accepted) -> Option<String> {
+    let served = view.served()?;
+    if !view.cluster.waiting().is_empty() {
+        return None;
+    }
+    let mut missing = accepted.objects().filter_map(|object| {
+        let (api_version, rest) =
+            object.file.strip_prefix("kubernetes:")?.rsplit_once('/').and_then(|(head, name)| {
+                let (api_version, _) = head.split_once(&format!("/{}", object.key.kind.plural()))?;
+                Some((api_version, name))
+            })?;
+        let now = served
+            .version_of(object.key.kind)
+            .filter(|now| is_calico(object.key.kind) && now != api_version)?;
+        (!view.cluster.has(object.key.kind, rest)).then(|| format!("{} (not in {now} yet)", object.file))
+    });
+    let first = missing.next()?;
+    Some(match missing.count() {
+        0 => first,
+        more => format!("{first} and {more} more; start the agent with --accept-new-cluster to drop them"),
+    })
 }
 
 /// What must be read before the view counts. Before it did: also kinds of Calico's that the last good state has objects

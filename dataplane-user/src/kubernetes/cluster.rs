@@ -89,6 +89,7 @@ impl Cluster {
                     return false;
                 }
                 watch.live.insert(key, object);
+                self.retire();
                 true
             }
             What::Deleted(object) => {
@@ -149,24 +150,26 @@ impl Cluster {
         true
     }
 
-    /// Drops watches that are not planned, once the kind has a planned one that is in sync.
+    /// Drops watches that are not planned, once the kind has a planned one that is in sync. Of a kind that moved to
+    /// another group, an object is dropped when it has come there: while objects are copied from the one to the other,
+    /// none of them may be missing.
     fn retire(&mut self) {
-        let planned = by_kind(&self.planned);
-        let replaced = |kind: Kind, watches: &BTreeMap<WatchKey, Watch>| {
-            planned
-                .get(&kind)
-                .is_some_and(|keys| keys.iter().any(|key| watches.get(*key).is_some_and(|w| w.synced)))
-        };
-        let gone: Vec<WatchKey> = self
-            .watches
-            .iter()
-            .filter(|(key, watch)| {
-                !self.planned.contains(*key) && (watch.live.is_empty() || replaced(key.kind, &self.watches))
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in gone {
-            self.watches.remove(&key);
+        let unplanned: Vec<WatchKey> =
+            self.watches.keys().filter(|key| !self.planned.contains(*key)).cloned().collect();
+        for key in unplanned {
+            let Some(mut old) = self.watches.remove(&key) else { continue };
+            for new in self.planned.iter().filter(|new| new.kind == key.kind) {
+                let Some(watch) = self.watches.get(new).filter(|watch| watch.synced) else { continue };
+                if new.api_version == key.api_version {
+                    old.live.clear();
+                } else {
+                    let names: BTreeSet<_> = watch.live.keys().map(plain_name).collect();
+                    old.live.retain(|name, _| !names.contains(&plain_name(name)));
+                }
+            }
+            if !old.live.is_empty() {
+                self.watches.insert(key, old);
+            }
         }
     }
 
@@ -188,16 +191,29 @@ impl Cluster {
             let Some(watch) = best.and_then(|key| self.watches.get(*key).map(|watch| (*key, watch))) else {
                 continue;
             };
-            for ((namespace, name), value) in &watch.1.live {
-                let place = if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
-                documents.push(Document::new(
-                    format!("kubernetes:{}/{}/{place}", watch.0.api_version, kind.plural()),
-                    0,
-                    Arc::clone(value),
-                ));
+            // What has not come to the other group yet.
+            let left = self.watches.iter().filter(|(key, _)| {
+                key.kind == kind && key.api_version != watch.0.api_version && !self.planned.contains(*key)
+            });
+            for (key, watch) in [watch].into_iter().chain(left) {
+                for ((namespace, name), value) in &watch.live {
+                    let place =
+                        if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
+                    let file = format!("kubernetes:{}/{}/{place}", key.api_version, kind.plural());
+                    documents.push(Document::new(file, 0, Arc::clone(value)));
+                }
             }
         }
         documents
+    }
+
+    /// Is there an object of this name, in any group and namespace?
+    pub fn has(&self, kind: Kind, name: &str) -> bool {
+        let name = (String::new(), name.to_owned());
+        self.watches
+            .iter()
+            .filter(|(key, _)| key.kind == kind)
+            .any(|(_, watch)| watch.live.keys().any(|known| plain_name(known).1 == plain_name(&name).1))
     }
 
     /// The cluster whose objects these are.
@@ -219,16 +235,26 @@ impl Cluster {
             );
         }
         for (key, watch) in &self.watches {
-            if !self.planned.contains(key) && is_calico(key.kind) && !watch.live.is_empty() {
-                troubles.insert(
-                    format!("kind {}", key.kind),
-                    format!(
-                        "{} does not serve it any more; its {} objects stay in force until it is served again",
-                        key.api_version,
-                        watch.live.len()
-                    ),
-                );
+            if self.planned.contains(key) || !is_calico(key.kind) || watch.live.is_empty() {
+                continue;
             }
+            let (count, old) = (watch.live.len(), &key.api_version);
+            let text = match self.planned.iter().find(|new| new.kind == key.kind) {
+                None => {
+                    format!(
+                        "{old} does not serve it any more; its {count} objects stay in force until it is served again"
+                    )
+                }
+                Some(new) if self.watches.get(new).is_some_and(|watch| watch.synced) => format!(
+                    "{new} serves it now, and {count} objects of {old} are not there, such as {name}; they stay in force \
+                     until they are; restart the agent with --accept-new-cluster to drop them",
+                    new = new.api_version,
+                    name = watch.live.keys().next().map(|(_, name)| name.as_str()).unwrap_or_default(),
+                ),
+                // It is being read.
+                Some(_) => continue,
+            };
+            troubles.insert(format!("kind {}", key.kind), text);
         }
         troubles
     }
@@ -264,6 +290,11 @@ impl Cluster {
         let name = |key: &WatchKey| format!("{} {}", key.api_version, key.kind.plural());
         self.watches.iter().map(|(key, watch)| (name(key), watch.live.len())).collect()
     }
+}
+
+/// Calico stores policies under names with a prefix that its API does not show.
+fn plain_name(name: &(String, String)) -> (&str, &str) {
+    (&name.0, name.1.strip_prefix("default.").unwrap_or(&name.1))
 }
 
 /// As people and programs read a time.

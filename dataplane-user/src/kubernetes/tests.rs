@@ -145,6 +145,30 @@ fn a_kind_that_moves_to_another_group_has_no_gap() {
 }
 
 #[test]
+fn a_kind_that_is_copied_to_another_group_misses_nothing_meanwhile() {
+    let old = watch(Kind::HostEndpoint, "crd.projectcalico.org/v1");
+    let new = watch(Kind::HostEndpoint, "projectcalico.org/v3");
+    let mut cluster = Cluster::new(None);
+    cluster.replan(BTreeSet::from([old.clone()]));
+    list(&mut cluster, &old, "c1", &["default.a", "b"]);
+    cluster.replan(BTreeSet::from([new.clone()]));
+    list(&mut cluster, &new, "c1", &[]);
+    assert_eq!(names(&cluster), ["b", "default.a"], "nothing was copied yet");
+    let trouble = &cluster.troubles()["kind HostEndpoint"];
+    assert!(trouble.contains("projectcalico.org/v3 serves it now, and 2 objects"), "{trouble}");
+    let applied = |name| Notice { watch: new.clone(), what: What::Applied(Arc::new(endpoint(name))) };
+    assert!(cluster.notice(applied("a"), at(1)));
+    assert_eq!(names(&cluster), ["a", "b"], "each comes from one group");
+    let deleted = Notice { watch: new.clone(), what: What::Deleted(Arc::new(endpoint("a"))) };
+    assert!(cluster.notice(deleted, at(2)));
+    assert_eq!(names(&cluster), ["b"], "what has come and is deleted is gone");
+    assert!(cluster.notice(applied("b"), at(3)));
+    assert_eq!(names(&cluster), ["b"]);
+    assert_eq!(cluster.counts().len(), 1, "the old watch is gone");
+    assert!(cluster.troubles().is_empty());
+}
+
+#[test]
 fn a_kind_that_is_served_no_more_keeps_its_objects_loudly() {
     let key = watch(Kind::HostEndpoint, "projectcalico.org/v3");
     let node = watch(Kind::Node, "v1");
