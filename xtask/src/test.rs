@@ -129,6 +129,9 @@ pub(crate) fn run(words: &[&str]) -> Result<bool> {
         fs::remove_file(&skips)?;
     }
     setup::kernel_build()?;
+    if is_root() && steps.iter().any(|step| step.name.starts_with("root:")) {
+        begin_servers()?;
+    }
     let (mut done, mut notes) = (Vec::new(), Notes::default());
     for (number, step) in steps.iter().enumerate() {
         say(&format!("== {} ({} of {}): {}", step.name, number + 1, steps.len(), step.what));
@@ -140,6 +143,17 @@ pub(crate) fn run(words: &[&str]) -> Result<bool> {
     }
     report::print(&done, notes.programs, &fs::read_to_string(skip_log()).unwrap_or_default());
     Ok(!done.iter().any(|step| matches!(step.outcome, Outcome::Failed(_))))
+}
+
+/// Begins the build of the Kubernetes servers, which takes minutes on a machine that never had them. It goes on beside
+/// the first steps; a test that comes before its end waits.
+fn begin_servers() -> Result<()> {
+    run::run(cargo(Duration::from_secs(1200)).args(["build", "--package", "tests", "--bin", "servers"]))?;
+    let program = target().join("debug/servers").display().to_string();
+    // Behind everything that measures time.
+    let mut build = command("nice", Duration::from_secs(1800));
+    build.args(["-n", "19", &program]).spawn().context("cannot start the build of the servers")?;
+    Ok(())
 }
 
 /// Tests that cannot run here append `test: reason` to the file that `PORTCULLIS_SKIP_LOG` names.

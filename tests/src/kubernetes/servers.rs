@@ -113,6 +113,12 @@ fn build(go: &str, version: &str) -> Result<Result<PathBuf, Missing>> {
         return Ok(Ok(program));
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    // Whoever comes second waits for the first, and finds its program.
+    let lock = fs::File::create(folder.join("lock")).context("cannot lock the cache")?;
+    lock.lock().context("cannot lock the cache")?;
+    if program.is_file() {
+        return Ok(Ok(program));
+    }
     eprintln!("building etcd, kube-apiserver, kube-proxy and kubectl, once: some minutes");
     let command = |words: &[&str]| {
         let mut command = Command::new(go);
