@@ -33,7 +33,7 @@ pub(super) struct ClusterSource {
     follower: Option<Follower>,
     /// Asks kube-proxy where it answers NodePorts.
     proxy: Option<Asker>,
-    reporting: Reporting,
+    reporting: Box<Reporting>,
     /// Cluster of the last good state.
     cluster: Option<String>,
     /// There was a last good state.
@@ -57,7 +57,7 @@ impl ClusterSource {
             accepted: Accepted::default(),
             follower: None,
             proxy: None,
-            reporting: Reporting::default(),
+            reporting: Box::default(),
             cluster: None,
             restored: false,
             synced: false,
