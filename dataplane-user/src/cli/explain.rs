@@ -184,6 +184,7 @@ impl PacketArgs {
     }
 
     /// The same on another command line.
+    #[cfg(feature = "kubernetes")]
     pub fn words(&self) -> Vec<String> {
         let mut words = vec![format!("--from={}", self.from), format!("--to={}", self.to)];
         words.push(format!("--proto={}", self.proto));

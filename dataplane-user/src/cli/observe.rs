@@ -86,6 +86,7 @@ impl FilterArgs {
     }
 
     /// The same on another command line.
+    #[cfg(feature = "kubernetes")]
     pub fn words(&self) -> Vec<String> {
         let options = [
             ("--verdict", &self.verdict),
