@@ -29,9 +29,9 @@ pub struct KubernetesOptions {
 
 /// One of the two.
 pub(super) enum Source {
-    Folder(Folder),
+    Folder(Box<Folder>),
     #[cfg(feature = "kubernetes")]
-    Cluster(super::cluster::ClusterSource),
+    Cluster(Box<super::cluster::ClusterSource>),
 }
 
 /// What became of the last good state that an agent before us left.
@@ -46,10 +46,10 @@ pub(super) struct Restored {
 impl Source {
     pub(super) fn new(options: &Options) -> Result<Self> {
         let Some(_kubernetes) = &options.kubernetes else {
-            return Ok(Self::Folder(Folder::new(options.policies.clone())));
+            return Ok(Self::Folder(Box::new(Folder::new(options.policies.clone()))));
         };
         #[cfg(feature = "kubernetes")]
-        return Ok(Self::Cluster(super::cluster::ClusterSource::new(_kubernetes.clone())));
+        return Ok(Self::Cluster(Box::new(super::cluster::ClusterSource::new(_kubernetes.clone()))));
         #[cfg(not(feature = "kubernetes"))]
         anyhow::bail!(
             "this portcullis was built without Kubernetes: use one built with its feature `kubernetes`"
