@@ -26,7 +26,7 @@ fn policies_of_the_api_are_followed() {
         case.allow_the_agent()?;
         case.status_becomes("without Calico", &agent, |s| s["trouble"]["custom resources"].is_string())?;
 
-        case.cluster.define(V3)?;
+        case.cluster.define_ours()?;
         case.cluster.apply_all(&policies().join("nodeport/base"))?;
         case.becomes(&Got::Silence, &agent)?;
         case.lab.flush_conntrack()?;
@@ -35,10 +35,10 @@ fn policies_of_the_api_are_followed() {
         assert_eq!(case.lab.ask_node_port(&case.lab.peer)?, answer(POD_SAYS), "{}", agent.log());
         case.in_sync(&agent)?;
 
-        // One that says nothing sensible, and one that does, at once.
+        // One with a misspelt field, which our definition keeps for the agent to see, and a good one, at once.
         case.cluster.apply_value(&json!({
             "apiVersion": V3, "kind": "GlobalNetworkPolicy", "metadata": {"name": "bad"},
-            "spec": {"selector": "all(", "order": "first"},
+            "spec": {"selector": "all()", "ordr": 1, "ingress": [{"action": "Allow"}]},
         }))?;
         case.cluster.apply_all(&policies().join("nodeport/pinhole"))?;
         case.becomes(&answer(POD_SAYS), &agent)?;

@@ -48,14 +48,32 @@ Exit codes: 0 done; 2 wrong usage.")]
         #[arg(long, value_parser = ["projectcalico.org", "portcullis.dev"])]
         group: Option<String>,
     },
+    /// Print ValidatingAdmissionPolicies for those kinds, and their bindings
+    #[command(after_help = "Examples:
+  portcullis generate admission | kubectl apply --server-side -f -            for the definitions of this program
+  portcullis generate admission --calico | kubectl apply --server-side -f -   for Calico's: they warn, and refuse nothing
+
+Exit codes: 0 done; 2 wrong usage.")]
+    Admission {
+        /// With bindings that only warn, for clusters where Calico is
+        #[arg(long)]
+        calico: bool,
+    },
 }
 
 pub(super) fn generate(args: &GenerateArgs) -> Result<Answer> {
-    let Generated::Crds { group } = &args.what;
-    let is_wanted = |object: &&Value| group.as_ref().is_none_or(|group| object["spec"]["group"] == **group);
-    let manifests = crd::definitions()?;
-    let objects: Vec<&Value> = manifests.iter().map(|manifest| &manifest.object).filter(is_wanted).collect();
-    let text = crd::to_yaml(&objects)?;
+    let objects: Vec<Value> = match &args.what {
+        Generated::Crds { group } => {
+            let is_wanted =
+                |object: &Value| group.as_ref().is_none_or(|group| object["spec"]["group"] == **group);
+            crd::definitions()?.into_iter().map(|manifest| manifest.object).filter(is_wanted).collect()
+        }
+        Generated::Admission { calico } => {
+            let [(_, policies), (_, bindings), (_, for_calico)] = crd::admission();
+            [policies, if *calico { for_calico } else { bindings }].concat()
+        }
+    };
+    let text = crd::to_yaml(&objects.iter().collect::<Vec<_>>())?;
     print_lines(text.lines())?;
     Ok(Answer::Yes)
 }
@@ -156,8 +174,16 @@ pub fn files() -> Result<Vec<(PathBuf, String)>> {
     let man = man_pages()?.into_iter().map(|(name, text)| (Path::new("docs/man").join(name), text));
     let page = (PathBuf::from("docs/reference/cli.md"), reference_page());
     let codes = (PathBuf::from("docs/reference/exit-codes.md"), exit_codes_page());
-    let crds: Result<Vec<_>> = crd::calico().into_iter().map(manifest).collect();
-    let files = [page, codes].into_iter().chain(man).chain(crds?);
+    let crds: Result<Vec<_>> =
+        crd::calico().into_iter().map(|manifest| generated(&manifest.file, &[&manifest.object])).collect();
+    let admission: Result<Vec<_>> = crd::admission()
+        .iter()
+        .map(|(name, objects)| {
+            generated(&format!("admission/{name}.yaml"), &objects.iter().collect::<Vec<_>>())
+        })
+        .collect();
+    let resources = (PathBuf::from("docs/reference/crds.md"), crd::page::page());
+    let files = [page, codes, resources].into_iter().chain(man).chain(crds?).chain(admission?);
     #[cfg(feature = "kubernetes")]
     let files = {
         use crate::kubernetes::report::{crd, page};
@@ -166,10 +192,7 @@ pub fn files() -> Result<Vec<(PathBuf, String)>> {
     Ok(files.collect())
 }
 
-fn manifest(manifest: crd::Manifest) -> Result<(PathBuf, String)> {
+fn generated(file: &str, objects: &[&Value]) -> Result<(PathBuf, String)> {
     let head = "# Generated from the program, like docs/reference/cli.md.\n";
-    Ok((
-        Path::new("packaging/crds").join(manifest.file),
-        format!("{head}{}", crd::to_yaml(&[&manifest.object])?),
-    ))
+    Ok((Path::new("packaging/crds").join(file), format!("{head}{}", crd::to_yaml(objects)?)))
 }

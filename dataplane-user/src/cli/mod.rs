@@ -3,6 +3,8 @@
 mod apply;
 mod change;
 mod confirm;
+#[cfg(feature = "kubernetes")]
+mod crds;
 mod delete;
 mod detach;
 mod diag;
@@ -68,6 +70,8 @@ enum Command {
     Kubectl(Box<kubectl::KubectlArgs>),
     Maps(maps::MapsArgs),
     Diag(diag::DiagArgs),
+    #[cfg(feature = "kubernetes")]
+    Crds(crds::CrdsArgs),
     Generate(generate::GenerateArgs),
     Completions(generate::CompletionsArgs),
     Detach(detach::DetachArgs),
@@ -112,6 +116,8 @@ pub fn main() -> ExitCode {
         Command::Kubectl(args) => kubectl::run(&args),
         Command::Maps(args) => maps::run(&args),
         Command::Diag(args) => diag::run(&args),
+        #[cfg(feature = "kubernetes")]
+        Command::Crds(args) => crds::run(&args),
         Command::Generate(args) => generate::generate(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Detach(args) => detach::run(&args),

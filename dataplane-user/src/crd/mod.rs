@@ -8,9 +8,15 @@
 //! - **Nothing is defaulted.** An object that is read back says what its file said.
 //! - **Optional fields may be null**, which is the same as absent, as in a file.
 
+mod admission;
+mod admission_text;
+mod advice;
 mod config;
 mod definition;
 mod endpoint;
+#[cfg(feature = "kubernetes")]
+pub mod install;
+pub mod page;
 mod patterns;
 mod policy;
 mod rule;
@@ -66,6 +72,16 @@ pub fn definitions() -> Result<Vec<Manifest>> {
 
 fn manifest(object: Value) -> Manifest {
     Manifest { file: format!("{}.yaml", object["metadata"]["name"].as_str().unwrap_or_default()), object }
+}
+
+/// The admission policies, by what they are: the policies themselves; bindings for our definitions; bindings for
+/// clusters where Calico is, which only warn.
+pub fn admission() -> [(&'static str, Vec<Value>); 3] {
+    [
+        ("policies", admission::objects()),
+        ("bindings", admission::bindings()),
+        ("bindings-calico", admission::calico_bindings()),
+    ]
 }
 
 /// As one YAML stream.

@@ -59,4 +59,24 @@ impl Cluster {
         }
         Ok(())
     }
+
+    /// What the server warns of: one request as the administrator.
+    pub fn warnings(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Vec<String>> {
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("body");
+        fs::write(&file, body.map(Value::to_string).unwrap_or_default())?;
+        let output = Command::new(&self.enter[0])
+            .args(&self.enter[1..])
+            .args(["curl", "-sk", "--max-time", "20", "-D", "-", "-o", "/dev/null", "-X", method])
+            .args(["-H", &format!("Authorization: Bearer {ADMIN}"), "-H", "Content-Type: application/json"])
+            .args(["--data-binary", &format!("@{}", file.display()), &format!("{SERVER}{path}")])
+            .output()
+            .context("cannot run curl")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let warning = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("warning").then(|| value.trim().to_owned())
+        };
+        Ok(text.lines().filter_map(warning).collect())
+    }
 }

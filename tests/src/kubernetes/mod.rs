@@ -321,6 +321,11 @@ impl Cluster {
         }
         Ok(())
     }
+
+    /// Defines Calico's kinds as this program does for clusters without Calico.
+    pub fn define_ours(&self) -> Result<()> {
+        portcullis::crd::calico().iter().try_for_each(|manifest| self.apply_value(&manifest.object))
+    }
 }
 
 impl Drop for Cluster {

@@ -476,7 +476,24 @@ fn large() -> Vec<Value> {
             &json!({"failsafeInboundHostPorts": vec![json!({"port": 1}); count]}),
         )
     };
+    let set = |count: i32, last: &str| {
+        let nets = (0..count).map(|i| format!("10.{}.{}.0/24", i % 256, i / 256)).chain([last.to_owned()]);
+        object("GlobalNetworkSet", "large", &json!({"nets": nets.collect::<Vec<_>>()}))
+    };
+    let behind = |count: usize, last: Value| {
+        let mut rules = vec![json!({"action": "Allow"}); count];
+        rules.push(last);
+        policy(json!({"ingress": rules}))
+    };
+    let reversed = json!({"action": "Allow", "protocol": "TCP", "source": {"ports": ["2:1"]}});
     vec![
+        set(60_000, "fd00::/8"),
+        set(1999, "1::2::3"),
+        set(2000, "1::2::3"),
+        behind(499, reversed.clone()),
+        behind(500, reversed),
+        behind(499, json!({"action": "Allow", "port": 1})),
+        behind(500, json!({"action": "Allow", "port": 1})),
         policy(rules(1024)),
         policy(rules(1025)),
         policy(side(json!({"nets": nets(256)}))),
@@ -492,11 +509,6 @@ fn large() -> Vec<Value> {
         endpoint(1025),
         failsafes(2048),
         failsafes(2049),
-        object(
-            "GlobalNetworkSet",
-            "large",
-            &json!({"nets": (0..60_000).map(|i| format!("10.{}.{}.0/24", i % 256, i / 256)).collect::<Vec<_>>()}),
-        ),
         object("HostEndpoint", "long", &json!({"node": "n".repeat(253), "interfaceName": "eth0"})),
         object("HostEndpoint", "long", &json!({"node": "n".repeat(254), "interfaceName": "eth0"})),
         object("Tier", &"t".repeat(63), &json!({})),
