@@ -7,8 +7,11 @@ use portcullis::resource::{Document, Kind, Store};
 use serde_json::{Value, json};
 use tests::kubernetes::Cluster;
 
-/// What only an agent refuses: part of what the reader says, of which objects, and why no server can say it.
-const ONLY_THE_AGENT: &[(&str, fn(&Value) -> bool, &str)] = &[
+/// Part of what the reader says, of which objects, and why no server can say it.
+type Exception = (&'static str, fn(&Value) -> bool, &'static str);
+
+/// What only an agent refuses.
+const ONLY_THE_AGENT: &[Exception] = &[
     ("no regular expression", |_| true, "it is another language than the server's"),
     ("characters, 512 are the limit", |_| true, "a schema sees the whole selector, not its keys"),
     ("no network;", |object| count(object, "nets") > 2000, "so many networks take the server too long"),
