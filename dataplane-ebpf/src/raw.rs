@@ -397,13 +397,13 @@ pub fn count(index: u32, device: u32, bytes: u32) {
         unsafe { add(counter, bytes) };
     }
     let key = DeviceCounterKey { device, counter: index };
-    if let Some(counter) = maps::DEV_COUNTS.get_ptr_mut(&key) {
+    if let Some(counter) = maps::DEV_COUNTS.get_ptr_mut(key) {
         // SAFETY: this CPU's slot.
         unsafe { add(counter, bytes) };
     } else {
         let first = Counter { packets: 1, bytes: u64::from(bytes) };
         // No room: counted for the node only.
-        let _ = maps::DEV_COUNTS.insert(&key, first, 0);
+        let _ = maps::DEV_COUNTS.insert(key, first, 0);
     }
 }
 
