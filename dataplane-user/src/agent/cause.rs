@@ -84,7 +84,8 @@ impl Cause {
             Self::VerifierRejected => (
                 "VerifierRejected",
                 "the kernel refused to load a program",
-                "report the kernel's version and the agent's log; what an earlier agent put in force goes on",
+                "report the kernel's version and the agent's log; what an earlier agent put in force goes on. An agent that \
+                 is refused at its start ends before it can report: its log says so, and this report grows old",
             ),
             Self::LimitExceeded => (
                 "LimitExceeded",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 
 use super::adopt::{self, Found};
-use super::lastgood::LastGood;
+use super::lastgood::{LONGEST_WAIT, LastGood};
 use super::telemetry::Work;
 use super::{Agent, is_error};
 use crate::compile::{Tables, compile};
@@ -18,8 +18,6 @@ use crate::policy::World;
 /// Longest time in which packets are only recorded while live flows are taken over. It ends by itself, so an agent
 /// that dies there leaves nothing open.
 pub(super) const RECORD_ONLY: Duration = Duration::from_secs(10);
-/// Longest age of pods, endpoints and nodes in the last good state: a start without the API has them as they were then.
-const CORE_KINDS_WAIT: Duration = Duration::from_secs(30);
 const NS: u64 = 1_000_000_000;
 
 /// The last adoption.
@@ -99,9 +97,7 @@ impl Agent {
         if self.saved.as_ref() == Some(&last) {
             return;
         }
-        let can_wait = last.cluster.is_some()
-            && self.saved.as_ref().is_some_and(|saved| saved.differs_in_core_kinds_only(&last));
-        if can_wait && self.saved_at.is_some_and(|at| at.elapsed() < CORE_KINDS_WAIT) {
+        if self.saved_at.is_some_and(|at| last.may_wait(self.saved.as_ref(), at.elapsed())) {
             self.unsaved = true;
             return;
         }
@@ -110,7 +106,7 @@ impl Agent {
 
     /// What waited is written after a while, and at the end at once.
     pub(super) fn save_what_waited(&mut self, ends: bool) {
-        if self.unsaved && (ends || self.saved_at.is_none_or(|at| at.elapsed() >= CORE_KINDS_WAIT)) {
+        if self.unsaved && (ends || self.saved_at.is_none_or(|at| at.elapsed() >= LONGEST_WAIT)) {
             self.write(self.source.last_good());
         }
     }

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -23,6 +24,10 @@ pub const FILE: &str = "last-good.json";
 const MAGIC: &str = "portcullis-last-good";
 /// Moves with any change of what follows the head.
 const FORMAT: u32 = 1;
+/// So many objects are written quickly, whatever changed.
+const MANY: usize = 2000;
+/// Longest age of pods, endpoints and nodes in the file of a large cluster.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Larger files are not ours.
 const MAX_BYTES: u64 = 1 << 30;
 /// The head is one short line.
@@ -139,6 +144,15 @@ impl LastGood {
         head(self) == head(other) && of_people(self).eq(of_people(other))
     }
 
+    /// Whether its writing may wait, when `saved` is what the file holds, since `age`: writing thousands of objects
+    /// each time that one of a cluster's pods changes would wear out the disk. What people write never waits.
+    pub fn may_wait(&self, saved: Option<&Self>, age: Duration) -> bool {
+        self.cluster.is_some()
+            && self.objects.len() > MANY
+            && age < LONGEST_WAIT
+            && saved.is_some_and(|saved| saved.differs_in_core_kinds_only(self))
+    }
+
     fn encode(&self) -> io::Result<Vec<u8>> {
         let body = serde_json::to_vec(self)?;
         let mut bytes =
@@ -231,6 +245,28 @@ mod tests {
         assert!(
             !LastGood { cluster: Some("u".into()), ..state(dir) }.differs_in_core_kinds_only(&state(dir))
         );
+    }
+
+    #[test]
+    fn only_a_large_clusters_pods_wait_and_not_for_long() {
+        let pod =
+            |i: usize| Saved { object: format!("Pod/s/p{i}"), ..state(Path::new("/p")).objects[0].clone() };
+        let cluster = |pods: usize| {
+            let mut cluster = LastGood { cluster: Some("u".into()), ..state(Path::new("/p")) };
+            cluster.objects.extend((0..pods).map(pod));
+            cluster
+        };
+        let (saved, soon) = (cluster(MANY), Duration::from_secs(1));
+        let next = cluster(MANY + 1);
+        assert!(next.may_wait(Some(&saved), soon));
+        assert!(!next.may_wait(Some(&saved), LONGEST_WAIT), "not for long");
+        assert!(!next.may_wait(None, soon), "nothing is saved");
+        assert!(!cluster(7).may_wait(Some(&cluster(6)), soon), "few objects");
+        let folder = LastGood { cluster: None, ..next.clone() };
+        assert!(!folder.may_wait(Some(&LastGood { cluster: None, ..saved.clone() }), soon), "a folder");
+        let mut policy = next;
+        policy.objects[0].text = Text::Json(Arc::new(serde_json::json!({"kind": "Tier", "spec": {}})));
+        assert!(!policy.may_wait(Some(&saved), soon), "people wrote");
     }
 
     /// Every single damaged bit, and every cut.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::Answer;
-use super::output::{policies_of, print_json, print_lines, read_documents, tell};
+use super::output::{policies_of, print_json, print_lines, read_documents, tell, tell_if_behind};
 use super::run::{DEFAULT_STATE_DIR, hostname};
 use crate::agent::lastgood::LastGood;
 use crate::agent::state::{API_VERSION, State};
@@ -92,8 +92,11 @@ pub fn run(args: &ExplainArgs) -> Result<Answer> {
     }
     let report = store.replace(documents);
     tell(report.problems.iter().filter(|p| p.severity == Severity::Error));
-    let of_agent = || State::load(&args.state_dir).ok().map(|s| s.node);
-    let view = live_view(&args.node.clone().or_else(of_agent).map_or_else(hostname, Ok)?)?;
+    let agent = State::load(&args.state_dir).ok();
+    if args.policies.is_none() {
+        tell_if_behind(agent.as_ref());
+    }
+    let view = view_by_agent(args.node.clone(), agent.as_ref())?;
     let explanation = args.packet.judge(store.world(), &view)?;
     match args.output {
         ExplainOutput::Text => print_lines(explanation.lines())?,
@@ -143,6 +146,14 @@ impl Explanation {
     }
 }
 
+/// This node as its agent looks at it, with the settings that it runs with; of another node's name: with the defaults.
+pub fn view_by_agent(node: Option<String>, agent: Option<&State>) -> Result<NodeView> {
+    let node = node.or_else(|| agent.map(|a| a.node.clone())).map_or_else(hostname, Ok)?;
+    let of_agent = agent.filter(|a| a.node == node).map(|a| a.settings.to_settings());
+    Ok(NodeView { settings: of_agent.unwrap_or_default(), ..live_view(&node)? })
+}
+
+/// This node's devices and addresses, under a name.
 pub fn live_view(node: &str) -> Result<NodeView> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

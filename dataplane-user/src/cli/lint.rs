@@ -7,8 +7,10 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::Answer;
+use super::explain::view_by_agent;
 use super::output::{counted, print_json, print_lines, read_documents, tell};
-use crate::agent::state::API_VERSION;
+use super::run::DEFAULT_STATE_DIR;
+use crate::agent::state::{API_VERSION, State};
 use crate::index::{Snapshot, status};
 use crate::lint::{self, Code, Finding};
 use crate::policy::{Problem, Severity};
@@ -22,7 +24,8 @@ pub struct LintArgs {
     /// File or folder; `-` is stdin
     #[arg(short, long = "filename", value_name = "PATH", required = true)]
     filename: Vec<PathBuf>,
-    /// Look at this machine's own devices and addresses, under this node name. Without it: at what the documents say
+    /// Look at this machine's own devices and addresses, under this node name, with the settings of the agent that runs here.
+    /// Without it: at what the documents say
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     #[arg(short, long, value_enum, default_value = "text")]
@@ -52,7 +55,13 @@ pub fn run(args: &LintArgs) -> Result<Answer> {
     // What is refused is `validate`'s business; here it only must not be forgotten.
     let refused = report.errors().count();
     tell(report.errors());
-    let view = args.node.as_deref().map(super::explain::live_view).transpose()?;
+    let view = match &args.node {
+        Some(node) => {
+            let agent = State::load(DEFAULT_STATE_DIR.as_ref()).ok();
+            Some(view_by_agent(Some(node.clone()), agent.as_ref())?)
+        }
+        None => None,
+    };
     let findings = match &view {
         Some(view) => lint::check(store.world(), view),
         None => lint::check_documents(store.world()),

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::Answer;
-use super::output::{print_json, print_lines, print_table};
+use super::output::{print_json, print_lines, print_table, tell_if_behind};
 use super::run::DEFAULT_STATE_DIR;
 use crate::agent::state::{API_VERSION, State};
 use crate::inspect::kernel::enter;
@@ -157,6 +157,7 @@ fn dump(args: &DumpArgs) -> Result<Answer> {
 
 fn show_verification(args: &Common) -> Result<Answer> {
     let state = State::load(&args.state_dir)?;
+    tell_if_behind(Some(&state));
     let result = verify(&state, &args.state_dir)?;
     let same = result.differences.is_empty();
     match args.output {

@@ -71,6 +71,17 @@ pub fn policies_of(named: Option<&Path>, state_dir: &Path) -> PathBuf {
     named.map(Path::to_owned).or_else(watched).unwrap_or_else(|| crate::config::DEFAULT_POLICIES.into())
 }
 
+/// What the agent of a large cluster has in force may be a little newer than what it wrote for us to read.
+pub fn tell_if_behind(agent: Option<&State>) {
+    if agent.is_some_and(|state| state.last_good_behind) {
+        eprintln!(
+            "note: the agent has newer pods, endpoints or nodes in force than it has written to its state dir, which is \
+             what is read here; it writes them every {} s",
+            lastgood::LONGEST_WAIT.as_secs()
+        );
+    }
+}
+
 /// Reads a file, a folder, or stdin for `-`.
 pub fn read_documents(path: &Path) -> Result<Vec<Document>> {
     if path.as_os_str() != "-" {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::loader::attach::Mechanism;
 use crate::loader::pins::default_pin_dir;
 use crate::loader::xdp::Mode;
+use crate::policy::defaults::node_port_networks;
 use crate::policy::{OnPolicyChange, Problem, Settings};
 use crate::resource::documents_from_str;
 use crate::resource::fields::{At, Context, Fields};
@@ -161,7 +162,8 @@ fn read(ctx: &mut Context, mut fields: Fields<'_>, config: &mut Config) {
     }
     if let Some(at) = fields.get("nodePortAddresses") {
         let items = at.criterion_list(ctx, MAX_NODE_PORT_NETS);
-        settings.node_port_addresses = items.iter().filter_map(|item| item.net(ctx, Bare::Usual)).collect();
+        let nets = items.iter().filter_map(|item| item.net(ctx, Bare::Usual)).collect();
+        settings.node_port_addresses = node_port_networks(nets);
     }
     let mut flag = |ctx: &mut Context, key: &'static str, to: &mut bool| {
         if let Some(found) = fields.get(key).and_then(|at| at.bool(ctx)) {

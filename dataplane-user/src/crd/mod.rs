@@ -35,16 +35,7 @@ pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "portculli
 pub const GROUP: &str = "projectcalico.org";
 
 /// Kinds of Calico's that an agent reads (`kubernetes::plan`), and so the ones that are defined.
-pub const KINDS: [Kind; 8] = [
-    Kind::GlobalNetworkPolicy,
-    Kind::StagedGlobalNetworkPolicy,
-    Kind::Tier,
-    Kind::HostEndpoint,
-    Kind::GlobalNetworkSet,
-    Kind::NetworkSet,
-    Kind::FelixConfiguration,
-    Kind::KubeControllersConfiguration,
-];
+pub const KINDS: [Kind; 8] = Kind::CALICO_FOR_HOSTS;
 
 /// An object to install, and the file that holds it below `packaging/crds`.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use kube::api::GetParams;
 use kube::core::Request;
 use kube::{Client, Config};
@@ -18,6 +18,8 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
+
+use crate::policy::defaults::node_port_networks;
 
 /// Where kube-proxy serves its metrics unless it is told otherwise.
 const ADDRESS: &str = "127.0.0.1:10249";
@@ -58,17 +60,7 @@ impl NodePorts {
                     [first(true), first(false)].into_iter().flatten().map(|ip| IpNet::from(*ip)).collect();
                 (!nets.is_empty()).then_some(nets)
             }
-            Self::In(nets) => {
-                let mut nets = nets.clone();
-                let has = |nets: &[IpNet], v4: bool| nets.iter().any(|net| net.addr().is_ipv4() == v4);
-                if !has(&nets, true) {
-                    nets.push(IpNet::V4(Ipv4Net::default()));
-                }
-                if !has(&nets, false) {
-                    nets.push(IpNet::V6(Ipv6Net::default()));
-                }
-                Some(nets)
-            }
+            Self::In(nets) => Some(node_port_networks(nets.clone())),
         }
     }
 }

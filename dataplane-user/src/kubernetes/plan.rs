@@ -35,19 +35,6 @@ pub struct Needs {
     pub all_pods: bool,
 }
 
-/// Calico's kinds that can matter to hosts. Policies of pods (NetworkPolicy) select no host: a node does not ask for
-/// them.
-const CALICO: [Kind; 8] = [
-    Kind::GlobalNetworkPolicy,
-    Kind::StagedGlobalNetworkPolicy,
-    Kind::Tier,
-    Kind::HostEndpoint,
-    Kind::GlobalNetworkSet,
-    Kind::NetworkSet,
-    Kind::FelixConfiguration,
-    Kind::KubeControllersConfiguration,
-];
-
 impl Needs {
     /// Of everything that is in force or would be: a policy that selects no host yet may do so at the next label.
     pub fn of(world: &World) -> Self {
@@ -68,7 +55,7 @@ fn selects_peers(rule: &Rule) -> bool {
 /// (`projectcalico.org/v3`) is read: both show the same objects.
 pub fn plan(served: &Served, needs: Needs) -> BTreeSet<WatchKey> {
     let mut watches = BTreeSet::new();
-    for kind in CALICO {
+    for kind in Kind::CALICO_FOR_HOSTS {
         if let Some(api_version) = served.version_of(kind) {
             watches.insert(WatchKey { kind, api_version, scope: Scope::All });
         }

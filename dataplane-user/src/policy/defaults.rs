@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Action, EntityRule, Failsafe, Labels, Order, Profile, Rule, Tier, TierDefault, World};
 
@@ -27,6 +27,18 @@ pub fn built_in_tiers() -> BTreeMap<String, Tier> {
         (name.clone(), Tier { name, order: Order(Some(order)), default_action })
     })
     .collect()
+}
+
+/// `nodePortAddresses` as kube-proxy takes it: of an IP version without a network, all addresses. Empty stays empty, which
+/// means all of both.
+pub fn node_port_networks(mut nets: Vec<IpNet>) -> Vec<IpNet> {
+    let has = |v4: bool| nets.iter().any(|net| net.addr().is_ipv4() == v4);
+    match (has(true), has(false)) {
+        (true, false) => nets.push(IpNet::V6(Ipv6Net::default())),
+        (false, true) => nets.push(IpNet::V4(Ipv4Net::default())),
+        (true, true) | (false, false) => {}
+    }
+    nets
 }
 
 /// `projectcalico-default-allow`.

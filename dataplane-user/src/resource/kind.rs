@@ -102,6 +102,19 @@ pub(crate) enum Found {
 }
 
 impl Kind {
+    /// Calico's kinds that can matter to hosts. Policies of pods (NetworkPolicy) select no host: a node does not ask the
+    /// API for them.
+    pub const CALICO_FOR_HOSTS: [Self; 8] = [
+        Self::GlobalNetworkPolicy,
+        Self::StagedGlobalNetworkPolicy,
+        Self::Tier,
+        Self::HostEndpoint,
+        Self::GlobalNetworkSet,
+        Self::NetworkSet,
+        Self::FelixConfiguration,
+        Self::KubeControllersConfiguration,
+    ];
+
     fn row(self) -> &'static (Kind, &'static str, &'static str, &'static str, Group, bool) {
         // The table holds every kind in the order of the enum (checked by a test).
         &KINDS[self as usize]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::format::{Interface, LinkLayer, PolicyChange, Spec, TunnelKind, TunnelSpec};
+use crate::policy::defaults::node_port_networks;
 use crate::policy::{Device, NodeView, OnPolicyChange, Pod, Tunnel, World};
 
 /// The hardware address of a device: locally administered, numbered by ifindex.
@@ -110,8 +111,8 @@ pub(crate) fn view(spec: &Spec) -> Result<NodeView, (usize, String)> {
         PolicyChange::Recheck => OnPolicyChange::Recheck,
     };
     if let Some(nets) = &spec.settings.node_port_addresses {
-        settings.node_port_addresses =
-            addresses("spec.settings.nodePortAddresses", nets).map_err(|why| (0, why))?;
+        let nets = addresses("spec.settings.nodePortAddresses", nets).map_err(|why| (0, why))?;
+        settings.node_port_addresses = node_port_networks(nets);
     }
     settings.infra_tunnels = spec.settings.infra_tunnels.unwrap_or(settings.infra_tunnels);
     settings.govern_loopback = spec.settings.govern_loopback.unwrap_or(settings.govern_loopback);

@@ -301,7 +301,7 @@ impl Cluster {
     /// Defines Calico's kinds in a group (`projectcalico.org/v3`), without any schema.
     pub fn define(&self, api_version: &str) -> Result<()> {
         let (group, version) = api_version.split_once('/').context("group/version")?;
-        for kind in CALICO {
+        for kind in Kind::CALICO_FOR_HOSTS {
             let plural = kind.plural();
             let scope = if kind.is_namespaced() { "Namespaced" } else { "Cluster" };
             self.apply_value(&json!({
@@ -343,18 +343,6 @@ fn end(child: &mut Option<Child>) -> Result<()> {
     }
     Ok(())
 }
-
-/// Kinds of Calico's that an agent asks for.
-const CALICO: [Kind; 8] = [
-    Kind::GlobalNetworkPolicy,
-    Kind::StagedGlobalNetworkPolicy,
-    Kind::Tier,
-    Kind::HostEndpoint,
-    Kind::GlobalNetworkSet,
-    Kind::NetworkSet,
-    Kind::FelixConfiguration,
-    Kind::KubeControllersConfiguration,
-];
 
 const AUDIT: &str = "\
 apiVersion: audit.k8s.io/v1

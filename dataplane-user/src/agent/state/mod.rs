@@ -92,6 +92,9 @@ pub struct State {
     /// Why the last good state on disk could not be used, if so.
     #[serde(default)]
     pub last_good_ignored: Option<String>,
+    /// What is in force is newer, in pods, endpoints or nodes, than the last good state on disk.
+    #[serde(default)]
+    pub last_good_behind: bool,
     /// Device → when its grace ends, Unix seconds (D17): until then mid-flow packets are judged by policy.
     #[serde(default)]
     pub grace: BTreeMap<String, u64>,
@@ -159,6 +162,7 @@ impl State {
             problems: agent.source.problems().iter().map(ProblemState::from).collect(),
             kept: agent.source.kept().into_iter().map(KeptState::from).collect(),
             last_good_ignored: agent.restored.ignored.clone(),
+            last_good_behind: agent.unsaved,
             grace: agent.graces().into_iter().map(|(device, left)| (device, now() + left)).collect(),
             adoption: agent.adopted.as_ref().map(AdoptionState::from),
             taken_away: agent.taken_away.iter().map(|(place, t)| (place.clone(), t.into())).collect(),
@@ -293,6 +297,7 @@ pub(crate) mod tests {
             problems: Vec::new(),
             kept: Vec::new(),
             last_good_ignored: None,
+            last_good_behind: false,
             grace: BTreeMap::new(),
             adoption: None,
             taken_away: BTreeMap::new(),
