@@ -71,9 +71,9 @@ fn verdicts_come_before_a_real_kube_proxy() {
         furnish(&case)?;
         case.lab.node.ip(&format!("addr add {SECOND}/24 dev eth0"))?;
         let _process = Server::start(&case.lab.node, NODE_PORT, Speech::Http(SECOND_SAYS))?;
-        // kube-proxy's own default differs between its modes.
+        // kube-proxy's own default differs between its modes. None named: everywhere.
         let primary = json!([format!("{NODE}/32")]);
-        let all = json!(["0.0.0.0/0", "::/0"]);
+        let all = json!([]);
         for (mode, name, answered) in
             [(Proxy::Nftables, "nftables", primary), (Proxy::Iptables, "iptables", all)]
         {

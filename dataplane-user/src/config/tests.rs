@@ -29,7 +29,8 @@ fn every_setting_is_taken() {
                 httpAddress: '::1'\nhttpPort: 9000\n\
                 onPolicyChange: recheck\ngrace: 2m\nnodePortAddresses: [10.0.0.0/8, 10.1.2.3]\n\
                 infraTunnels: false\ngovernLoopback: true\n";
-    let nets = ["10.0.0.0/8", "10.1.2.3/32"].map(|n| n.parse().unwrap()).to_vec();
+    // Of IPv6 no network is named: everywhere.
+    let nets = ["10.0.0.0/8", "10.1.2.3/32", "::/0"].map(|n| n.parse().unwrap()).to_vec();
     let expected = Config {
         node: Some("n1".into()),
         policies: "/p".into(),

@@ -51,7 +51,7 @@ pub enum NodePorts {
 
 impl NodePorts {
     /// The networks in which own addresses answer NodePorts. `own`: internal addresses of this node's Node object.
-    /// `None`: they cannot be told, as the Node object is not there or has no address.
+    /// Empty: everywhere. `None`: they cannot be told, as the Node object is not there or has no address.
     pub fn networks(&self, own: &[IpAddr]) -> Option<Vec<IpNet>> {
         match self {
             Self::Primary => {
@@ -241,7 +241,7 @@ mod tests {
         let own = ["10.0.0.5".parse().unwrap(), "10.0.0.6".parse().unwrap(), "fd00::5".parse().unwrap()];
         let given = NodePorts::In(nets(&["10.0.0.0/24"]));
         assert_eq!(given.networks(&own), Some(nets(&["10.0.0.0/24", "::/0"])));
-        assert_eq!(NodePorts::In(Vec::new()).networks(&own), Some(nets(&["0.0.0.0/0", "::/0"])));
+        assert_eq!(NodePorts::In(Vec::new()).networks(&own), Some(Vec::new()), "everywhere");
         assert_eq!(NodePorts::Primary.networks(&own), Some(nets(&["10.0.0.5/32", "fd00::5/128"])));
         assert_eq!(NodePorts::Primary.networks(&own[..1]), Some(nets(&["10.0.0.5/32"])), "IPv6: nowhere");
         assert_eq!(NodePorts::Primary.networks(&[]), None);
