@@ -3,7 +3,7 @@
 use std::{
     fmt,
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -81,6 +81,22 @@ impl Drop for Server {
             let _ = thread.join();
         }
     }
+}
+
+/// Sends every datagram back, until the test ends.
+pub fn udp_echo(netns: &Netns, address: Ipv4Addr, port: u16) -> Result<()> {
+    let socket = netns
+        .run(|| UdpSocket::bind((address, port)))?
+        .with_context(|| format!("cannot listen on UDP port {port} in {}", netns.name()))?;
+    thread::spawn(move || {
+        let mut bytes = [0; 64];
+        while let Ok((length, from)) = socket.recv_from(&mut bytes) {
+            if socket.send_to(&bytes[..length], from).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(())
 }
 
 /// A client that goes away in the middle is no business of the server's, so errors end the connection and nothing else.

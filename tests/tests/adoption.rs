@@ -19,7 +19,7 @@ use nix::sys::socket::{
 use tests::{
     can_run,
     netns::Netns,
-    probe::{Got, ask, connect, exchange},
+    probe::{Got, ask, connect, exchange, udp_echo},
     process::{Agent, Home, Policies},
     topology::{
         Lab, NODE, NODE_PORT, NODE_SAYS, NODE_V6, OUTSIDE, OUTSIDE_SAYS, OUTSIDE_V6, POD_SAYS, Proxy,
@@ -56,19 +56,6 @@ fn dual_stack_echo(netns: &Netns, port: u16) -> Result<()> {
                 if stream.write_all(&bytes[..length]).is_err() {
                     break;
                 }
-            }
-        }
-    });
-    Ok(())
-}
-
-fn udp_echo(netns: &Netns, address: Ipv4Addr, port: u16) -> Result<()> {
-    let socket = netns.run(|| UdpSocket::bind((address, port)))??;
-    thread::spawn(move || {
-        let mut bytes = [0; 64];
-        while let Ok((length, from)) = socket.recv_from(&mut bytes) {
-            if socket.send_to(&bytes[..length], from).is_err() {
-                break;
             }
         }
     });

@@ -7,7 +7,7 @@
 
 use std::{
     env, fs,
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -28,7 +28,7 @@ use dataplane_common::{
 use portcullis::maps::{Pinned, State};
 use tests::{
     can_run,
-    probe::{Got, Server, Speech, ask, connect, exchange},
+    probe::{Got, Server, Speech, ask, connect, exchange, udp_echo},
     process::{Agent, Home, Policies, agent_program},
     topology::{Lab, NODE, NODE_SAYS, OUTSIDE, OUTSIDE_SAYS, Proxy},
     witness::{Tally, Witness},
@@ -219,19 +219,6 @@ impl Traffic {
     }
 }
 
-fn udp_echo(lab: &Lab) -> Result<()> {
-    let server = lab.node.run(|| UdpSocket::bind(("0.0.0.0", 5000)))??;
-    thread::spawn(move || {
-        let mut bytes = [0; 8];
-        while let Ok((length, from)) = server.recv_from(&mut bytes) {
-            if server.send_to(&bytes[..length], from).is_err() {
-                return;
-            }
-        }
-    });
-    Ok(())
-}
-
 /// Every reason for which this build denied a packet.
 fn denied(home: &Home) -> Result<Vec<(&'static str, u64)>> {
     let after = Witness::open(&home.pin_dir(), &[])?.tally()?;
@@ -262,7 +249,7 @@ fn moved(options: &[&str]) -> Result<()> {
     let earlier = env::var_os("PORTCULLIS_EARLIER").map(PathBuf::from);
     let lab = Lab::new(Proxy::Nftables)?;
     let _server = Server::start(&lab.node, FORBIDDEN, Speech::Http("forbidden"))?;
-    udp_echo(&lab)?;
+    udp_echo(&lab.node, Ipv4Addr::UNSPECIFIED, 5000)?;
     let (folder, home) = (Policies::empty()?, Home::new()?);
     folder.put("endpoint.yaml", HOST_ENDPOINT)?;
     folder.put("web.yaml", OPEN)?;

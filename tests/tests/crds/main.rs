@@ -4,6 +4,7 @@
 mod compare;
 mod objects;
 mod spoil;
+mod tables;
 
 use std::{
     collections::BTreeSet,
