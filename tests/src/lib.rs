@@ -6,6 +6,7 @@ pub mod boot;
 pub mod bpffs;
 pub mod desk;
 pub mod docs;
+pub mod helm;
 pub mod http;
 pub mod kube_proxy;
 pub mod kubernetes;

@@ -2,17 +2,14 @@
 //! refuses with a word, and the settings that it writes are ones that the agent takes. Needs no root.
 //! `PORTCULLIS_WRITE_DOCS=1` writes the manifests again.
 
-use std::{
-    collections::BTreeSet,
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeSet, env, fs};
 
-use anyhow::{Context as _, Result, ensure};
-use portcullis::{config, resource::documents_from_str};
+use portcullis::{config, crd};
 use serde_json::Value;
-use tests::{kubernetes::servers::Programs, pod::manifests, skip};
+use tests::{
+    helm::{Helm, chart},
+    pod::manifests,
+};
 
 /// File, and the values that it is rendered with.
 const RENDERED: [(&str, &[&str]); 2] = [
@@ -20,54 +17,6 @@ const RENDERED: [(&str, &[&str]); 2] = [
     ("portcullis-detach.yaml", &["namespace.create=true", "mode=detach"]),
 ];
 const NOTE: &str = "# Rendered from packaging/chart. `PORTCULLIS_WRITE_DOCS=1 cargo test -p tests --test chart` writes it again.\n";
-
-fn chart() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/chart")
-}
-
-/// Helm, where there is one.
-struct Helm(Vec<String>);
-
-fn helm(test: &str) -> Option<Helm> {
-    match Programs::find().unwrap() {
-        Ok(programs) => {
-            let helm = Helm(programs.words("helm"));
-            // Assets of others hold the servers, and seldom Helm.
-            if helm.run(&["template", "--help"], &[]).is_ok_and(|(works, ..)| works) {
-                return Some(helm);
-            }
-            skip(test, &format!("there is no helm: {:?} does not work", helm.0));
-        }
-        Err(missing) => skip(test, &missing.0),
-    }
-    None
-}
-
-impl Helm {
-    fn run(&self, words: &[&str], values: &[&str]) -> Result<(bool, String, String)> {
-        let mut command = Command::new(&self.0[0]);
-        command.args(&self.0[1..]).args(words);
-        for value in values {
-            command.args(["--set", value]);
-        }
-        let output = command.output().context("cannot run helm")?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
-    }
-
-    fn template(&self, values: &[&str]) -> Result<(bool, String, String)> {
-        let chart = chart().display().to_string();
-        self.run(&["template", "portcullis", &chart, "-n", "portcullis", "--kube-version", "1.36.0"], values)
-    }
-
-    fn objects(&self, values: &[&str]) -> Result<Vec<Value>> {
-        let (done, text, error) = self.template(values)?;
-        ensure!(done, "{values:?}: {error}");
-        let (documents, problems) = documents_from_str("rendered", &text);
-        ensure!(problems.is_empty(), "{values:?}: {problems:?}");
-        Ok(documents.iter().map(|document| Value::clone(&document.value)).collect())
-    }
-}
 
 fn find<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     objects.iter().find(|object| object["kind"] == kind).unwrap_or(&Value::Null)
@@ -79,7 +28,7 @@ fn container(objects: &[Value]) -> &Value {
 
 #[test]
 fn the_manifests_are_what_the_chart_says() {
-    let Some(helm) = helm("the_manifests_are_what_the_chart_says") else { return };
+    let Some(helm) = Helm::find("the_manifests_are_what_the_chart_says") else { return };
     for (file, values) in RENDERED {
         let (done, text, error) = helm.template(values).unwrap();
         assert!(done, "{error}");
@@ -100,7 +49,7 @@ fn the_manifests_are_what_the_chart_says() {
 /// What is meant to be refused, and a word of the reason.
 #[test]
 fn mistakes_are_refused() {
-    let Some(helm) = helm("mistakes_are_refused") else { return };
+    let Some(helm) = Helm::find("mistakes_are_refused") else { return };
     for (value, reason) in [
         ("mode=off", "mode"),
         ("image.digest=sha256:abc", "digest"),
@@ -109,6 +58,8 @@ fn mistakes_are_refused() {
         ("capabilities={BPF,SYS_ADMIN}", "capabilities"),
         ("extraCapabilities={CAP_SYS_RESOURCE}", "extraCapabilities"),
         ("toleration=x", "toleration"),
+        ("admission.policies=refuse", "policies"),
+        ("serviceAccount.name=it's", "serviceAccount"),
         ("http.port=0", "port"),
         ("serviceMonitor.enabled=true", "set http.address"),
     ] {
@@ -119,7 +70,7 @@ fn mistakes_are_refused() {
 
 #[test]
 fn values_reach_the_pod() {
-    let Some(helm) = helm("values_reach_the_pod") else { return };
+    let Some(helm) = Helm::find("values_reach_the_pod") else { return };
     let objects = helm.objects(&["privileged=true", "http.address=off"]).unwrap();
     let pod = container(&objects);
     assert_eq!(pod["securityContext"]["privileged"], true);
@@ -183,7 +134,7 @@ fn the_settings_are_the_agents() {
     let given: BTreeSet<&str> = all.iter().copied().filter(|key| !own.contains(key)).collect();
     assert_eq!(known, given, "properties of `settings` in values.schema.json");
 
-    let Some(helm) = helm("the_settings_are_the_agents") else { return };
+    let Some(helm) = Helm::find("the_settings_are_the_agents") else { return };
     let values =
         ["settings.grace=30s", "settings.xdp=off", "settings.nodePortAddresses={10.240.0.0/16,fd00:10::/64}"];
     let objects = helm.objects(&values).unwrap();
@@ -194,4 +145,83 @@ fn the_settings_are_the_agents() {
     assert!(config.kubernetes);
     assert_eq!(config.settings.grace_seconds, 30);
     assert_eq!(config.settings.node_port_addresses.len(), 2);
+}
+
+fn names(objects: &[Value], kind: &str) -> Vec<String> {
+    let of_kind = objects.iter().filter(|object| object["kind"] == kind);
+    of_kind.map(|object| object["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+const POLICY: &str = "ValidatingAdmissionPolicy";
+const BINDING: &str = "ValidatingAdmissionPolicyBinding";
+
+/// The admission policies are those of the program, with bindings that refuse where the definitions are ours alone, and
+/// never more than the server knows.
+#[test]
+fn admission_policies_come_with_the_chart() {
+    let Some(mut helm) = Helm::find("admission_policies_come_with_the_chart") else { return };
+    let [(_, policies), (_, deny), (_, warn)] = crd::admission();
+    let ours = |objects: Vec<Value>| -> Vec<Value> {
+        let own = |object: &Value| object["metadata"]["labels"]["app.kubernetes.io/part-of"] == "portcullis";
+        let is_admission = |object: &Value| object["kind"] == POLICY || object["kind"] == BINDING;
+        objects.into_iter().filter(|object| is_admission(object) && own(object)).collect()
+    };
+    let both = |bindings: &[Value]| [policies.clone(), bindings.to_vec()].concat();
+    let no_calico = "crds.calico=true";
+    for (values, wanted) in [
+        (&[][..], both(&warn)),
+        (&[no_calico][..], both(&deny)),
+        (&["admission.policies=deny"][..], both(&deny)),
+        (&[no_calico, "admission.policies=warn"][..], both(&warn)),
+        (&[no_calico, "admission.policies=off"][..], Vec::new()),
+        (&[no_calico, "mode=detach"][..], Vec::new()),
+        // Values of a release that was made by an older chart.
+        (&["admission=null"][..], both(&warn)),
+    ] {
+        let got = ours(helm.objects(values).unwrap());
+        // Helm sorts by kind and name.
+        let key = |object: &Value| format!("{}{}", object["kind"], object["metadata"]["name"]);
+        let sorted = |mut objects: Vec<Value>| {
+            objects.sort_by_key(key);
+            objects
+        };
+        assert!(sorted(got.clone()) == sorted(wanted), "{values:?}: {:?}", names(&got, BINDING));
+    }
+    for (version, count) in [("1.29.9", 0), ("1.30.0", 2), ("1.31.0", policies.len() + 2)] {
+        helm.kubernetes = version;
+        assert_eq!(names(&helm.objects(&[]).unwrap(), POLICY).len(), count, "Kubernetes {version}");
+    }
+    helm.kubernetes = "1.30.0";
+    let (done, _, error) = helm.template(&["admission.policies=deny"]).unwrap();
+    assert!(!done && error.contains("needs Kubernetes 1.31"), "{error}");
+}
+
+/// Each agent is tied to its node by the name that its service account has in this release, and no other release's names
+/// are used.
+#[test]
+fn an_agent_of_any_release_is_tied_to_its_node() {
+    let Some(mut helm) = Helm::find("an_agent_of_any_release_is_tied_to_its_node") else { return };
+    (helm.release, helm.namespace) = ("fw", "security");
+    for (account, values) in [
+        ("fw", &["admission.policies=off"][..]),
+        ("guard", &["admission.policies=off", "serviceAccount.name=guard"]),
+    ] {
+        let objects = helm.objects(values).unwrap();
+        let wanted = ["fw-own-node-status", "fw-own-events"];
+        assert_eq!(names(&objects, POLICY), wanted);
+        assert_eq!(names(&objects, BINDING), wanted);
+        for object in objects.iter().filter(|object| object["kind"] == POLICY) {
+            let condition = object["spec"]["matchConditions"][0]["expression"].as_str().unwrap();
+            let user = format!("'system:serviceaccount:security:{account}'");
+            assert_eq!(condition, format!("request.userInfo.username == {user}"));
+        }
+        for object in objects.iter().filter(|object| object["kind"] == BINDING) {
+            assert_eq!(object["spec"]["policyName"], object["metadata"]["name"]);
+        }
+        // The account of the condition is the one that the pods have.
+        let pod = &find(&objects, "DaemonSet")["spec"]["template"]["spec"];
+        assert_eq!(pod["serviceAccountName"], account);
+    }
+    let off = helm.objects(&["admission.policies=off", "admission.ownNodeOnly=false"]).unwrap();
+    assert_eq!(names(&off, POLICY).len(), 0);
 }

@@ -249,27 +249,6 @@ fn largest_is_taken(case: &Case) -> Result<()> {
     Ok(())
 }
 
-/// A token as the kubelet gives it to the agent's pod on a node.
-fn token_on(case: &Case, node: &str) -> Result<String> {
-    let pods = "/api/v1/namespaces/portcullis/pods";
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("agent-{node}")},
-        "spec": {"serviceAccountName": "portcullis", "nodeName": node,
-                 "containers": [{"name": "agent", "image": "portcullis"}]},
-    });
-    let (code, pod) = case.cluster.request("POST", pods, Some(&pod))?;
-    assert_eq!(code, 201, "{pod:#}");
-    let of = json!({"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]});
-    let wanted = json!({
-        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
-        "spec": {"audiences": ["https://kubernetes.default.svc"], "boundObjectRef": of},
-    });
-    let path = "/api/v1/namespaces/portcullis/serviceaccounts/portcullis/token";
-    let (code, answer) = case.cluster.request("POST", path, Some(&wanted))?;
-    assert_eq!(code, 201, "{answer:#}");
-    answer["status"]["token"].as_str().map(str::to_owned).context("no token")
-}
-
 /// What an agent may do with its token, and what it may not.
 #[test]
 fn an_agent_writes_the_status_of_its_own_node_only() {
@@ -277,7 +256,8 @@ fn an_agent_writes_the_status_of_its_own_node_only() {
         case.install()?;
         case.cluster
             .apply_value(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node2"}}))?;
-        let (one, two) = (token_on(&case, "node1")?, token_on(&case, "node2")?);
+        let token = |node| case.cluster.pod_token("portcullis", "portcullis", node);
+        let (one, two) = (token("node1")?, token("node2")?);
         let write = |token: &str, name: &str| -> Result<(u16, Value)> {
             let object = json!({
                 "apiVersion": "portcullis.dev/v1alpha1", "kind": "NodePolicyStatus", "metadata": {"name": name},

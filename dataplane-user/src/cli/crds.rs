@@ -28,6 +28,8 @@ enum Crds {
   portcullis crds install                      a cluster without Calico
   portcullis crds install --beside-calico      our own kinds only; admission policies warn and refuse nothing
 
+What a Helm release holds is left to Helm, and is refused here when it is of another version.
+
 Exit codes: 0 installed; 1 refused, and nothing was written: Calico is there, or another manager owns a definition; \
                           2 wrong usage, or it could not be done.")]
     Install {
@@ -59,13 +61,11 @@ pub(super) fn run(args: &CrdsArgs) -> Result<Answer> {
             print_lines(names)?;
             Ok(Answer::Yes)
         }
-        Outcome::Refused(reasons) => {
+        Outcome::Refused { reasons, remedy } => {
             for reason in reasons {
                 eprintln!("{reason}");
             }
-            eprintln!(
-                "Nothing was written. Where Calico is, use its definitions: `portcullis crds install --beside-calico`."
-            );
+            eprintln!("Nothing was written. {remedy}");
             Ok(Answer::No)
         }
     }

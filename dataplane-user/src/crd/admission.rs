@@ -4,12 +4,16 @@
 //! What is large is left to the agents, which refuse it where they must: the time that the server takes for a loop grows
 //! with the square of its length (seen with Kubernetes 1.36: 60,000 networks, a minute). `failurePolicy: Ignore` for the
 //! same reason: the structure is checked before an admission policy runs, so only the server's budget can make one fail.
+//!
+//! What is stored already is looked at only where a write changes it. Else a stricter version of a policy would shut in
+//! what an earlier one let pass: no finalizer could be taken off, no label set, no stored version migrated.
 
 use serde_json::{Value, json};
 
-use super::admission_text::{in_list, known, list_of, text_list, unknown};
-use super::{GROUP, MANAGED_BY, advice};
+use super::admission_text::{changed, in_list, known, list_of, text_list, unknown};
+use super::{GROUP, advice, labels};
 use crate::resource::Kind;
+use crate::resource::entity::NAMESPACE_LABEL;
 use crate::resource::meta::ANNOTATION_PREFIX;
 
 const API: &str = "admissionregistration.k8s.io/v1";
@@ -38,7 +42,7 @@ pub(super) struct Policy {
     pub(super) effect: Effect,
     pub(super) kinds: Vec<Kind>,
     pub(super) operations: &'static [&'static str],
-    /// What must hold for the policy to look at an object.
+    /// The objects that are small enough to be looked at; all without it.
     pub(super) condition: Option<String>,
     pub(super) variables: Vec<(&'static str, String)>,
     /// What must hold, and the expression of the message.
@@ -70,7 +74,7 @@ pub(super) fn calico_bindings() -> Vec<Value> {
 
 impl Policy {
     fn metadata(name: &str) -> Value {
-        json!({"name": name, "labels": {MANAGED_BY.0: MANAGED_BY.1}})
+        json!({"name": name, "labels": labels()})
     }
 
     fn object(&self) -> Value {
@@ -101,8 +105,15 @@ impl Policy {
                 "validations": validations,
             },
         });
-        if let Some(condition) = &self.condition {
-            object["spec"]["matchConditions"] = json!([{"name": "not-too-large", "expression": condition}]);
+        let size = self.condition.clone().map(|expression| ("not-too-large", expression));
+        let change = (self.effect == Effect::Deny).then(|| ("changed", changed()));
+        let conditions: Vec<Value> = size
+            .into_iter()
+            .chain(change)
+            .map(|(name, expression)| json!({"name": name, "expression": expression}))
+            .collect();
+        if !conditions.is_empty() {
+            object["spec"]["matchConditions"] = conditions.into();
         }
         object
     }
@@ -301,7 +312,7 @@ fn endpoint_objects() -> Policy {
 
 fn set_objects() -> Policy {
     let kind = Kind::GlobalNetworkSet;
-    let label = crate::resource::entity::NAMESPACE_LABEL;
+    let label = NAMESPACE_LABEL;
     Policy {
         name: "portcullis-sets",
         effect: Effect::Deny,

@@ -3,6 +3,8 @@
 
 use super::definition;
 use crate::resource::Kind;
+use crate::resource::entity::NAMESPACE_LABEL;
+use crate::resource::meta::ANNOTATION_PREFIX;
 
 /// Fields that the schema of a kind has at a place; `[]` is an item of a list.
 pub(super) fn known(kind: Kind, steps: &[&str]) -> Vec<String> {
@@ -45,4 +47,27 @@ pub(super) fn unknown(objects: &str, place: &str, known: &[String]) -> (String, 
             known.join(", ")
         ),
     )
+}
+
+/// The write creates the object, or changes something of it that these policies look at.
+pub(super) fn changed() -> String {
+    let (prefix, label) = (ANNOTATION_PREFIX, NAMESPACE_LABEL);
+    let has = |object: &str, field: &str, key: &str| {
+        format!("has({object}.metadata.{field}) && {key} in {object}.metadata.{field}")
+    };
+    let label = format!("'{label}'");
+    let annotation = format!(
+        "has(object.metadata.annotations) && object.metadata.annotations.exists(k, k.startsWith('{prefix}') && \
+         !({} && oldObject.metadata.annotations[k] == object.metadata.annotations[k]))",
+        has("oldObject", "annotations", "k")
+    );
+    [
+        "request.operation != 'UPDATE'".to_owned(),
+        "dyn(object).exists(k, !(k in ['metadata', 'status']) && \
+         !(k in dyn(oldObject) && dyn(oldObject)[k] == dyn(object)[k]))"
+            .to_owned(),
+        annotation,
+        format!("{} && !({})", has("object", "labels", &label), has("oldObject", "labels", &label)),
+    ]
+    .join(" || ")
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::schema::{Schema, optional, required};
-use super::{GROUP, MANAGED_BY, config, endpoint, policy};
+use super::{GROUP, config, endpoint, labels, policy};
 use crate::resource::Kind;
 
 /// The definition of a kind.
@@ -25,7 +25,7 @@ pub(super) fn of(kind: Kind) -> Value {
         "kind": "CustomResourceDefinition",
         "metadata": {
             "name": format!("{}.{GROUP}", kind.plural()),
-            "labels": {MANAGED_BY.0: MANAGED_BY.1},
+            "labels": labels(),
         },
         "spec": {
             "group": GROUP,

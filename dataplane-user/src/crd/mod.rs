@@ -25,12 +25,14 @@ mod schema;
 mod tests;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::resource::Kind;
 
-/// Label of everything that we install, and its value.
+/// Label of everything that we install, and its value. Helm puts its own name there.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "portcullis");
+/// Label of everything that is ours, whoever installed it, and its value.
+pub const PART_OF: (&str, &str) = ("app.kubernetes.io/part-of", "portcullis");
 /// The group of the definitions.
 pub const GROUP: &str = "projectcalico.org";
 
@@ -59,6 +61,11 @@ pub fn definitions() -> Result<Vec<Manifest>> {
     #[cfg(feature = "kubernetes")]
     let own = [own, vec![crate::kubernetes::report::crd::definition()?]].concat();
     Ok(calico().into_iter().chain(own.into_iter().map(manifest)).collect())
+}
+
+/// The labels of everything here.
+pub fn labels() -> Value {
+    json!({MANAGED_BY.0: MANAGED_BY.1, PART_OF.0: PART_OF.1})
 }
 
 fn manifest(object: Value) -> Manifest {

@@ -1,6 +1,7 @@
 //! A cluster's control plane in the node's namespace: a real etcd and a real kube-apiserver, and objects written
 //! through the API as `kubectl apply` does (server-side).
 
+mod account;
 pub mod audit;
 pub mod batch;
 pub mod case;

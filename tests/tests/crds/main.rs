@@ -2,6 +2,7 @@
 //! the server refuses nothing that the reader accepts, and what only the reader refuses is a named list.
 
 mod compare;
+mod helm;
 mod objects;
 mod spoil;
 mod tables;
@@ -60,6 +61,11 @@ fn install(cluster: &Cluster, node: &Netns) -> Result<()> {
     ensure!(code == 0, "{code} {said}");
     ensure!(said.contains("CustomResourceDefinition/tiers.projectcalico.org"), "{said}");
     ensure!(said.contains("CustomResourceDefinition/nodepolicystatuses.portcullis.dev"), "{said}");
+    in_effect(cluster)
+}
+
+/// Waits until each admission policy refuses, or warns.
+fn in_effect(cluster: &Cluster) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     let refused = [
         object("GlobalNetworkPolicy", "p", json!({"ordr": 1})),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use tests::{
     kubernetes::{Cluster, servers::Programs},
@@ -31,7 +31,8 @@ fn path_of(object: &Value) -> String {
         none if none.is_empty() => none,
         name => format!("/namespaces/{name}"),
     };
-    let plural = word(&object["kind"]).to_lowercase() + "s";
+    let kind = word(&object["kind"]).to_lowercase();
+    let plural = kind.strip_suffix('y').map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"));
     format!("/{top}/{version}{namespace}/{plural}/{}", word(&object["metadata"]["name"]))
 }
 
@@ -77,6 +78,14 @@ fn the_manifests_work_in_a_cluster() {
         assert_eq!(case.node_port(&case.lab.outside)?, Got::Silence, "{}", pod.log());
         assert_eq!(case.node_port(&case.lab.peer)?, answer(), "{}", pod.log());
 
+        // What it says of its node passes the admission policy that came with the manifests.
+        let end = Instant::now() + Duration::from_secs(20);
+        let report = "/apis/portcullis.dev/v1alpha1/nodepolicystatuses/node1";
+        while cluster.request("GET", report, None)?.0 != 200 {
+            ensure!(Instant::now() < end, "no NodePolicyStatus: {:#}\n{}", case.home.status()?, pod.log());
+            thread::sleep(Duration::from_millis(200));
+        }
+
         // As the kubelet asks.
         for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
             let get = &case.manifest.container[probe]["httpGet"];
@@ -120,12 +129,7 @@ fn account(cluster: &Cluster) -> Result<TempDir> {
     let authority =
         config["clusters"][0]["cluster"]["certificate-authority"].as_str().context("no authority")?;
     fs::copy(authority, folder.path().join("ca.crt"))?;
-    let body = json!({
-        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600},
-    });
-    let path = "/api/v1/namespaces/portcullis/serviceaccounts/portcullis/token";
-    let (code, said) = cluster.request("POST", path, Some(&body))?;
-    let token = said["status"]["token"].as_str().with_context(|| format!("{code} {said}"))?;
+    let token = cluster.pod_token("portcullis", "portcullis", "node1")?;
     fs::write(folder.path().join("token"), token)?;
     fs::write(folder.path().join("namespace"), "portcullis")?;
     Ok(folder)

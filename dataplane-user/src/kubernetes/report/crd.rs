@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use kube::CustomResourceExt as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::types::NodePolicyStatus;
 
@@ -20,8 +20,7 @@ const HEAD: &str = "\
 /// It cannot be written as JSON.
 pub fn definition() -> Result<Value> {
     let mut crd = serde_json::to_value(NodePolicyStatus::crd()).context("the definition is no JSON")?;
-    let (label, us) = crate::crd::MANAGED_BY;
-    crd["metadata"]["labels"] = json!({label: us});
+    crd["metadata"]["labels"] = crate::crd::labels();
     let version = &mut crd["spec"]["versions"][0];
     if let Some(version) = version.as_object_mut() {
         // The agent is the only writer: see `types`.
