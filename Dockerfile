@@ -1,6 +1,6 @@
 # The image as `cargo xtask dist image` builds it, for those who build in containers: docker build .
 # The same tree gives the same root file system; SOURCE_DATE_EPOCH sets its times, and the digest with them.
-FROM rust:1.95-bookworm AS build
+FROM rust:1.95.0-bookworm AS build
 ARG SOURCE_DATE_EPOCH=0
 WORKDIR /portcullis
 COPY . .

@@ -84,7 +84,7 @@ fn rust_src_from_debian(release: &str, library: &Path) -> Result<()> {
 }
 
 /// The release that rust-toolchain.toml pins, e.g. `1.95.0`.
-fn pinned_release() -> Result<String> {
+pub(crate) fn pinned_release() -> Result<String> {
     let text =
         fs::read_to_string(root().join("rust-toolchain.toml")).context("cannot read rust-toolchain.toml")?;
     text.lines()

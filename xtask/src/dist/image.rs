@@ -31,13 +31,19 @@ const FOLDERS: [&str; 8] = [
     "usr/bin",
 ];
 const DOC: &str = "usr/share/doc/portcullis";
+/// Below cargo's target folder: what is made, and the root file system in it. The Dockerfile copies it.
+pub(super) const FOLDER: &str = "dist/image";
+pub(super) const ROOT: &str = "rootfs";
+/// What is read besides the workspace's packages.
+const LICENCES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
+const COPYRIGHT: &str = "deb/copyright";
 
 /// `cargo xtask dist image`.
 pub(crate) fn run() -> Result<bool> {
     setup::kernel_build()?;
     let triple = triple()?;
     let binary = build_static(&triple)?;
-    let folder = target().join("dist/image");
+    let folder = target().join(FOLDER);
     let libc =
         printed(command("dpkg-query", Duration::from_secs(20)).args(["-W", "-f", "${Version}", "libc6-dev"]));
     let made = write(&binary, &triple, libc.as_deref().or(Some("unknown")), &folder, Compression::best())?;
@@ -93,7 +99,7 @@ fn write(
     ensure!(digest == image.digest, "the layout's manifest is {digest}, not {}", image.digest);
 
     let made = Made {
-        root: folder.join("rootfs"),
+        root: folder.join(ROOT),
         layout: folder.join(format!("portcullis-{VERSION}.oci.tar")),
         digest,
     };
@@ -105,7 +111,7 @@ fn write(
 }
 
 /// Everything that is in the image.
-fn contents(binary: &Path, bill: &str, is_static: bool) -> Result<Tree> {
+pub(super) fn contents(binary: &Path, bill: &str, is_static: bool) -> Result<Tree> {
     let program = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
     let mut tree = Tree::default();
     FOLDERS.iter().for_each(|folder| tree.folder(folder));
@@ -118,12 +124,19 @@ fn contents(binary: &Path, bill: &str, is_static: bool) -> Result<Tree> {
         tree.file(library.trim_start_matches('/'), 0o755, content);
     }
     tree.file(oci::ENTRYPOINT.trim_start_matches('/'), 0o755, program);
-    for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
+    for licence in LICENCES {
         tree.file(&format!("{DOC}/{licence}"), 0o644, fs::read(root().join(licence))?);
     }
-    tree.file(&format!("{DOC}/copyright"), 0o644, packaging("deb/copyright")?);
+    tree.file(&format!("{DOC}/copyright"), 0o644, packaging(COPYRIGHT)?);
     tree.file(&format!("{DOC}/portcullis.cdx.json"), 0o644, bill);
     Ok(tree)
+}
+
+/// Files and folders of the repository that [`run`] reads: what a build in a container has to be given.
+#[cfg(test)]
+pub(super) fn inputs() -> Vec<String> {
+    let packaging = format!("packaging/{COPYRIGHT}");
+    LICENCES.into_iter().map(str::to_owned).chain([packaging]).collect()
 }
 
 /// Paths of what a binary is linked with, the loader included; none for a static one.
@@ -161,32 +174,4 @@ fn triple() -> Result<String> {
         bail!("images are built on Linux with the GNU C library; this is {host}");
     }
     Ok(host.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::{oci, root};
-
-    /// The Dockerfile builds this image in a container; what it says of it is what [`oci`] says.
-    #[test]
-    fn the_dockerfile_says_the_same() {
-        let text = fs::read_to_string(root().join("Dockerfile")).unwrap();
-        let last = text.rsplit("\nFROM ").next().unwrap();
-        let mut lines: Vec<&str> = last.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).collect();
-        lines.sort_unstable();
-        let mut wanted = vec![
-            "scratch".to_owned(),
-            "COPY --from=build /portcullis/target/dist/image/rootfs/ /".to_owned(),
-            "ENV PATH=/usr/bin".to_owned(),
-            "USER 0:0".to_owned(),
-            "WORKDIR /".to_owned(),
-            format!("ENTRYPOINT [\"{}\"]", oci::ENTRYPOINT),
-            format!("CMD [\"{}\"]", oci::COMMAND),
-        ];
-        wanted.extend(oci::LABELS.map(|(key, value)| format!("LABEL {key}=\"{value}\"")));
-        wanted.sort_unstable();
-        assert_eq!(lines, wanted);
-    }
 }

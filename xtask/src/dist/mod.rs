@@ -1,6 +1,8 @@
 //! `cargo xtask dist`: the release binary and all that belongs to it, as a Debian package in `target/dist`.
 
 mod deb;
+#[cfg(test)]
+mod dockerfile;
 mod image;
 mod oci;
 mod sbom;

@@ -23,9 +23,9 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// What runs. The Dockerfile says the same, which a test holds it to.
 pub(crate) const ENTRYPOINT: &str = "/usr/bin/portcullis";
-pub(crate) const COMMAND: &str = "run";
+const COMMAND: &str = "run";
 /// Labels that are the same for every version.
-pub(crate) const LABELS: [(&str, &str); 3] = [
+const LABELS: [(&str, &str); 3] = [
     ("org.opencontainers.image.title", "Portcullis"),
     (
         "org.opencontainers.image.description",
@@ -48,25 +48,31 @@ pub(crate) struct Image {
     pub(crate) digest: String,
 }
 
+/// How it runs, but for the label of its version.
+pub(crate) fn runtime() -> Value {
+    let labels: BTreeMap<&str, &str> = LABELS.into_iter().collect();
+    json!({
+        "User": "0:0",
+        "Env": ["PATH=/usr/bin"],
+        "Entrypoint": [ENTRYPOINT],
+        "Cmd": [COMMAND],
+        "WorkingDir": "/",
+        "Labels": labels,
+    })
+}
+
 /// An image whose only layer is this tree.
 pub(crate) fn image(tree: &Tree, about: &About<'_>) -> Result<Image> {
     let tar = tree.tar(about.time)?;
     let layer = gzip_as(&tar, about.compression)?;
     let created = rfc3339(about.time)?;
-    let mut labels: BTreeMap<&str, &str> = LABELS.into_iter().collect();
-    labels.insert("org.opencontainers.image.version", about.version);
+    let mut runtime = runtime();
+    runtime["Labels"]["org.opencontainers.image.version"] = about.version.into();
     let config = json!({
         "created": created,
         "architecture": architecture()?,
         "os": "linux",
-        "config": {
-            "User": "0:0",
-            "Env": ["PATH=/usr/bin"],
-            "Entrypoint": [ENTRYPOINT],
-            "Cmd": [COMMAND],
-            "WorkingDir": "/",
-            "Labels": labels,
-        },
+        "config": runtime,
         "rootfs": {"type": "layers", "diff_ids": [digest(&tar)?]},
         "history": [{"created": created, "created_by": "cargo xtask dist image"}],
     })
