@@ -28,6 +28,7 @@ pub mod model;
 pub mod scenario;
 
 pub mod safety;
+pub mod state;
 
 pub mod cli;
 

@@ -7,13 +7,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use portcullis::{
-    agent::state::State,
     kubernetes::report::{
         build::{Hooks, report},
         facts::{Facts, ObjectFacts},
         limits::MAX_REPORT_BYTES,
     },
     resource::{Kind, ObjectKey},
+    state::State,
 };
 use serde_json::{Value, json};
 use tests::{

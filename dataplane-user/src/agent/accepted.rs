@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::lastgood::{LastGood, Saved, Text};
-use super::state::now;
 use crate::policy::{Changes, Problem, Severity, World};
 use crate::resource::{Document, ObjectKey, Store, StoredObject};
+use crate::state::lastgood::{LastGood, Saved, Text};
+use crate::state::now;
 #[cfg(feature = "kubernetes")]
 use {
     crate::kubernetes::report::facts::{Applied, ObjectFacts},

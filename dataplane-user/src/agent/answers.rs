@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::telemetry::Telemetry;
 use super::{Options, Role};
+use crate::state::telemetry::Telemetry;
 
 /// The thread of metrics and health.
 #[derive(Debug, Default)]

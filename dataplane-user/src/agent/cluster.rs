@@ -11,10 +11,8 @@ use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::accepted::Accepted;
-use super::lastgood::LastGood;
 use super::report::Reporting;
-use super::source::{KUBERNETES, KubernetesOptions};
-use super::state::{KubeProxyState, KubernetesState, State};
+use super::source::KubernetesOptions;
 use super::{Event, Options};
 use crate::index::Snapshot;
 use crate::kubernetes::follow::{Account, Follower, View};
@@ -22,6 +20,9 @@ use crate::kubernetes::kube_proxy::{Answer, Asker};
 use crate::kubernetes::plan::{Needs, is_calico};
 use crate::policy::{Problem, World};
 use crate::resource::Kind;
+use crate::state::KUBERNETES;
+use crate::state::lastgood::LastGood;
+use crate::state::{KubeProxyState, KubernetesState, State};
 
 /// Longest wait for a new watch: it may never succeed, and other changes must not wait for it.
 const NEW_WATCH: Duration = Duration::from_secs(10);

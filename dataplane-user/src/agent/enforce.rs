@@ -7,13 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 
 use super::adopt::{self, Found};
-use super::lastgood::{LONGEST_WAIT, LastGood};
-use super::telemetry::Work;
 use super::{Agent, is_error};
 use crate::compile::{Tables, compile};
 use crate::index::{Index, Snapshot};
 use crate::maps::adopt::Adoption;
 use crate::policy::World;
+use crate::state::lastgood::{LONGEST_WAIT, LastGood};
+use crate::state::telemetry::Work;
 
 /// Longest time in which packets are only recorded while live flows are taken over. It ends by itself, so an agent
 /// that dies there leaves nothing open.

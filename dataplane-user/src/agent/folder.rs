@@ -9,12 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::accepted::Accepted;
-use super::lastgood::LastGood;
 use crate::policy::{Problem, Severity};
 use crate::resource::{Document, documents_from_path};
-
-/// Device and inode of a folder.
-pub(super) type Identity = (u64, u64);
+use crate::state::lastgood::{Identity, LastGood};
 
 /// A folder and what is valid in it.
 pub struct Folder {

@@ -4,23 +4,20 @@
 pub mod accepted;
 mod adopt;
 mod answers;
-pub mod cause;
 #[cfg(feature = "kubernetes")]
 mod cluster;
 mod devices;
 mod enforce;
 pub mod folder;
 mod gc;
-pub mod lastgood;
 #[cfg(feature = "kubernetes")]
 mod report;
 mod safety;
 pub mod source;
-pub mod state;
 mod succeed;
 mod supervisor;
 mod tamper;
-pub mod telemetry;
+mod tell;
 mod watch;
 mod xdp;
 
@@ -46,12 +43,12 @@ use crate::loader::xdp::{Mode, XdpAttacher};
 use crate::loader::{Dataplane, LoadOptions};
 use crate::observe::Publisher;
 use crate::policy::{NodeView, Problem, Settings, World};
-use cause::Cause;
-use lastgood::LastGood;
+use crate::state::cause::Cause;
+use crate::state::lastgood::LastGood;
+use crate::state::telemetry::{Sizes, Telemetry};
+use crate::state::{self, State};
 use safety::Safety;
 use source::{KubernetesOptions, Restored, Source};
-use state::State;
-use telemetry::{Sizes, Telemetry};
 
 /// What may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +80,7 @@ pub enum Role {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub role: Role,
-    /// The folder, or [`source::KUBERNETES`].
+    /// The folder, or [`crate::state::KUBERNETES`].
     pub policies: PathBuf,
     /// `None`: documents come from the folder.
     pub kubernetes: Option<KubernetesOptions>,
@@ -383,7 +380,7 @@ impl Agent {
 
     /// The state file, then the line on stdout that people and tests wait for: who reads it finds the file.
     fn publish(&mut self, snapshot: &Snapshot) {
-        let mut state = State::new(self, snapshot);
+        let mut state = tell::state(self, snapshot);
         self.answers.show(state.trouble.get(state::HTTP).cloned());
         // Who reads it reads a state that was written.
         state.trouble.remove("state");

@@ -12,7 +12,6 @@ use rtnetlink::Handle;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::accepted::Accepted;
-use super::state::State;
 use super::{Event, Options};
 use crate::index::{LostReason, Snapshot};
 use crate::kubernetes::follow::Account;
@@ -23,6 +22,7 @@ use crate::kubernetes::report::types::HookReport;
 use crate::loader::attach::HOOKS;
 use crate::loader::chain::{Place, chain, own_programs, xdp_chain};
 use crate::resource::Kind;
+use crate::state::State;
 
 /// What our own program is called in a chain, whatever its name in the kernel is.
 const OURS: &str = "portcullis";

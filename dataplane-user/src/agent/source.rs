@@ -7,14 +7,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::accepted::{Accepted, Kept};
 use super::folder::Folder;
-use super::lastgood::LastGood;
-use super::state::{KubernetesState, State};
 use super::{Event, Options, Role};
 use crate::index::Snapshot;
 use crate::policy::{Changes, Problem, Settings, World};
-
-/// What stands for the folder where the API is the source: no folder, since a folder's path begins with `/`.
-pub const KUBERNETES: &str = "kubernetes";
+use crate::state::lastgood::LastGood;
+use crate::state::{KubernetesState, State};
 
 /// How the API is followed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

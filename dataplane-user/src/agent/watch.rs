@@ -9,9 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::Event;
-use super::folder::{Identity, identity};
+use super::folder::identity;
 use crate::loader::link::Changes;
 use crate::loader::turnstile;
+use crate::state::lastgood::Identity;
 
 /// The safety net below all notices.
 const TICK: Duration = Duration::from_secs(5);

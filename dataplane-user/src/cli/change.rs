@@ -13,7 +13,6 @@ use super::output::{print_lines, tell};
 use super::run::hostname;
 use super::settings::Places;
 use super::suspend::duration;
-use crate::agent::state::State;
 use crate::compile::compile;
 use crate::config::Config;
 use crate::index::Snapshot;
@@ -25,6 +24,7 @@ use crate::safety::plan::{Plan, Step};
 use crate::safety::trial::{self, LIMITS, Trial};
 use crate::safety::word::in_words;
 use crate::safety::{Word, guard, session};
+use crate::state::State;
 
 /// How long the agent may take to put an apply in force.
 const PATIENCE: Duration = Duration::from_secs(30);

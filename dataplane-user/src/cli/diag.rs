@@ -15,7 +15,6 @@ use super::Answer;
 use super::output::{policies_of, print_lines};
 use super::redact::{self, Treated};
 use super::run::DEFAULT_STATE_DIR;
-use crate::agent::state::State;
 use crate::inspect::Kernel;
 use crate::inspect::health::findings;
 use crate::inspect::kernel::enter;
@@ -28,6 +27,7 @@ use crate::maps::pinned::{now_ns, slot_in_force};
 use crate::observe::client;
 use crate::observe::ring::Ring;
 use crate::observe::server::Question;
+use crate::state::State;
 
 /// Collect what support needs
 #[derive(Debug, Args)]

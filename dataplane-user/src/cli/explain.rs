@@ -12,14 +12,14 @@ use serde_json::{Map, Value, json};
 use super::Answer;
 use super::output::{policies_of, print_json, print_lines, read_documents, tell, tell_if_behind};
 use super::run::{DEFAULT_STATE_DIR, hostname};
-use crate::agent::lastgood::LastGood;
-use crate::agent::state::{API_VERSION, State};
 use crate::loader::link::Links;
 use crate::model::Model;
 use crate::policy::{NodeView, Severity, World};
 use crate::resource::Store;
 use crate::scenario::engine::{Engine, Outcome, PacketIn};
 use crate::scenario::{format::PacketSpec, frame_of};
+use crate::state::lastgood::LastGood;
+use crate::state::{API_VERSION, State};
 
 /// Say what policy does with the first packet of a connection, which rule decides, and every rule looked at.
 /// Judged by the reference model, on this node's devices and addresses

@@ -11,11 +11,11 @@ use serde_json::json;
 use super::Answer;
 use super::output::{policies_of, print_json, print_lines, print_table, read_documents, tell};
 use super::run::DEFAULT_STATE_DIR;
-use crate::agent::state::{API_VERSION, State};
 use crate::inspect::rules::{AllHits, Hits};
 use crate::maps::Pinned;
 use crate::policy::{HepInterface, Severity};
 use crate::resource::{Kind, Object, Store, StoredObject};
+use crate::state::{API_VERSION, State};
 
 /// Show objects of the policies folder, as they are accepted; or `rules`, as they are enforced
 ///

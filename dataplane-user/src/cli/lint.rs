@@ -10,11 +10,11 @@ use super::Answer;
 use super::explain::view_by_agent;
 use super::output::{counted, print_json, print_lines, read_documents, tell};
 use super::run::DEFAULT_STATE_DIR;
-use crate::agent::state::{API_VERSION, State};
 use crate::index::{Snapshot, status};
 use crate::lint::{self, Code, Finding};
 use crate::policy::{Problem, Severity};
 use crate::resource::Store;
+use crate::state::{API_VERSION, State};
 
 /// Find what is valid and probably not meant: policy that keeps nobody out, rules that never act, lock-outs.
 /// Each finding has a page in docs/lint. Exit code 1 when there is one

@@ -9,13 +9,13 @@ use serde_json::json;
 use super::Answer;
 use super::output::{print_json, print_lines, print_table, tell_if_behind};
 use super::run::DEFAULT_STATE_DIR;
-use crate::agent::state::{API_VERSION, State};
 use crate::inspect::kernel::enter;
 use crate::inspect::maps::{all, list};
 use crate::inspect::render::entries;
 use crate::inspect::verify::verify;
 use crate::maps::Pinned;
 use crate::maps::pinned::{now_ns, slot_in_force};
+use crate::state::{API_VERSION, State};
 
 /// Look at the pinned BPF maps, in the words of policies
 #[derive(Debug, Args)]

@@ -10,13 +10,13 @@ use jiff::Timestamp;
 
 use super::Answer;
 use super::run::DEFAULT_STATE_DIR;
-use crate::agent::state::State;
 use crate::loader::pins::default_pin_dir;
 use crate::observe::client::{self, End};
 use crate::observe::record::Summary;
 use crate::observe::ring::Ring;
 use crate::observe::server::Question;
 use crate::observe::{Filter, Line, filter};
+use crate::state::State;
 
 /// Show packets that were refused, and what `Log` rules met: sampled, with stage, rule, reason and addresses
 ///

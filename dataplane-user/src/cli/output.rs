@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 
-use crate::agent::lastgood::{self, LastGood};
-use crate::agent::state::State;
 use crate::policy::{Problem, Severity};
 use crate::resource::{Document, documents_from_path, documents_from_str};
+use crate::state::State;
+use crate::state::lastgood::{self, LastGood};
 
 /// Prints columns without lines, two spaces apart.
 pub fn print_table(header: &[&str], rows: Vec<Vec<String>>) -> Result<()> {

@@ -10,10 +10,10 @@ use super::Answer;
 use super::get::GetOutput;
 use super::output::{print_json, print_table};
 use super::status::list_name;
-use crate::agent::state::{API_VERSION, State};
 use crate::inspect::kernel::{device_name, enter};
 use crate::inspect::rules::{RuleView, read};
 use crate::observe::filter::names_policy;
+use crate::state::{API_VERSION, State};
 
 pub fn run(
     state_dir: &Path,

@@ -9,11 +9,12 @@ use clap::Args;
 use super::Answer;
 use super::log::LogFormat;
 use super::settings;
-use crate::agent::source::{KUBERNETES, KubernetesOptions};
+use crate::agent::source::KubernetesOptions;
 use crate::agent::{self, Options, Role};
 use crate::config::{Listen, listen_address};
 use crate::loader::attach::Mechanism;
 use crate::loader::capabilities;
+use crate::state::KUBERNETES;
 
 pub use crate::config::DEFAULT_STATE_DIR;
 

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::output::tell;
-use crate::agent::state::State;
 use crate::config::{self, Config, DEFAULT_CONFIG};
+use crate::state::State;
 
 /// Reads the named file, or the default one if it is there. A file with an error starts nothing and changes nothing:
 /// what is in force stays.

@@ -10,11 +10,11 @@ use serde_json::json;
 
 use super::output::{columns, print_json, print_lines};
 use super::run::DEFAULT_STATE_DIR;
-use crate::agent::state::{KubeProxyState, State, now};
 use crate::inspect::health::{findings, overall};
 use crate::inspect::kernel::{CounterView, HookView};
 use crate::inspect::rules::lasting;
 use crate::inspect::{Finding, Health, Kernel};
+use crate::state::{KubeProxyState, State, now};
 
 /// What is in force on this node, which devices are not protected, and what is wrong
 ///
@@ -295,10 +295,10 @@ fn table(out: &mut Vec<String>, title: &str, header: &[&str], rows: Vec<Vec<Stri
 
 #[cfg(test)]
 mod tests {
-    use crate::agent::state::tests::state;
     use crate::inspect::kernel::DeviceView;
     use crate::loader::chain::Place;
     use crate::safety::Standing;
+    use crate::state::tests::state;
 
     use super::*;
 

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::Sources;
-use crate::agent::state::State;
-use crate::agent::telemetry::{HANGS, Telemetry};
 use crate::maps::Pinned;
 use crate::maps::pinned::{now_ns, slot_in_force};
 use crate::safety::Standing;
+use crate::state::State;
+use crate::state::telemetry::{HANGS, Telemetry};
 
 /// One thing that must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,8 +149,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::agent::state::tests::state;
-    use crate::agent::telemetry::Sizes;
+    use crate::state::telemetry::Sizes;
+    use crate::state::tests::state;
 
     fn health(telemetry: Telemetry) -> Health {
         Health::new(Sources { telemetry: Arc::new(telemetry), pin_dir: "/nowhere".into() })

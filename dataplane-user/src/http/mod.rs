@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::agent::telemetry::Telemetry;
 use crate::config::Listen;
+use crate::state::telemetry::Telemetry;
 use health::Health;
 use metrics::Scraper;
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::kernel::Kernel;
 use super::rules::lasting;
-use crate::agent::state::{State, now};
+use crate::state::{State, now};
 
 /// The answer of `status`, and its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -12,7 +12,6 @@ use dataplane_common::verdict::{Reason, Verdict};
 use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 
-use crate::agent::state::State;
 use crate::compile::Tables;
 use crate::loader::attach::HOOKS;
 use crate::loader::chain::{Place, chain, own_programs, xdp_chain};
@@ -20,6 +19,7 @@ use crate::maps::Pinned;
 use crate::maps::pinned::{now_ns, slot_in_force};
 use crate::observe::record::WOULD_DENY;
 use crate::safety::Standing;
+use crate::state::State;
 
 const NS: u64 = 1_000_000_000;
 

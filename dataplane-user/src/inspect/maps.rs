@@ -10,10 +10,10 @@ use dataplane_common::names;
 use serde::Serialize;
 
 use super::render::{entries, is_sliced};
-use crate::agent::state::State;
 use crate::compile::Tables;
 use crate::loader::object::{FLOW_MAPS, POLICY_MAPS};
 use crate::maps::Pinned;
+use crate::state::State;
 
 /// A line of `maps list`.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -18,11 +18,11 @@ use serde_json::{Map, Value, json};
 use super::classes::Classes;
 use super::kernel::device_name;
 use super::rules::AllHits;
-use crate::agent::state::State;
 use crate::compile::{Prefix, Tables};
 use crate::maps::{Pinned, SLICED};
 use crate::observe::names::LIST_KINDS;
 use crate::observe::record::{WOULD_DENY, protocol_name};
+use crate::state::State;
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -238,7 +238,7 @@ fn endpoint(index: usize, state: &State) -> String {
 
 /// identity → `GlobalNetworkPolicy/web rule 0 (NormalIngress)`.
 fn rule_names(state: &State) -> BTreeMap<u32, String> {
-    let name = |r: &crate::agent::state::RuleState| match (&r.policy, r.index) {
+    let name = |r: &crate::state::RuleState| match (&r.policy, r.index) {
         (Some(policy), Some(index)) => format!("{policy} rule {index} ({})", r.list),
         (Some(policy), None) => format!("{policy} ({})", r.list),
         (None, _) => format!("end of tier {} ({})", r.tier, r.list),

@@ -7,11 +7,11 @@ use dataplane_common::abi::{ListEntry, RuleAction, RuleEntry, RuleHits, rule_fla
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use crate::agent::state::{RuleState, State};
 use crate::compile::Tables;
 use crate::maps::Pinned;
 use crate::maps::pinned::{now_ns, slot_in_force};
 use crate::observe::names::LIST_KINDS;
+use crate::state::{RuleState, State};
 
 /// A rule of one list; rules that the compiler made of one written rule are one.
 #[derive(Clone, Debug, PartialEq, Serialize)]

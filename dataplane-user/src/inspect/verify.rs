@@ -9,14 +9,14 @@ use super::kernel::enter;
 use super::maps::lengths;
 use super::render::{Entry, generation};
 use crate::agent::folder::Folder;
-use crate::agent::lastgood::LastGood;
-use crate::agent::state::State;
 use crate::compile::{Tables, compile};
 use crate::index::Snapshot;
 use crate::loader::link::Links;
 use crate::maps::Pinned;
 use crate::maps::pinned::{now_ns, slot_in_force};
 use crate::policy::NodeView;
+use crate::state::State;
+use crate::state::lastgood::LastGood;
 
 /// One entry that is not as derived.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -158,7 +158,7 @@ mod tests {
     use dataplane_common::abi::RuleEntry;
 
     use super::*;
-    use crate::agent::state::tests::state;
+    use crate::state::tests::state;
 
     #[test]
     fn every_difference_is_named_in_both_directions() {

@@ -11,8 +11,8 @@ use super::names::KernelNames;
 use super::record::{Line, LostRecord, Summary};
 use super::ring::Ring;
 use super::server::{Question, socket_path};
-use crate::agent::state::State;
 use crate::maps::Pinned;
+use crate::state::State;
 
 /// How often an observer that follows the ring looks at it.
 const LOOK: Duration = Duration::from_millis(100);

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use dataplane_common::abi::{Event, ListKind};
 use dataplane_common::verdict::{NO_RULE, Stage};
 
-use crate::agent::state::State;
 use crate::compile::{Names, RuleName};
 use crate::maps::Pinned;
+use crate::state::State;
 
 /// Every list kind.
 pub const LIST_KINDS: [ListKind; 9] = [

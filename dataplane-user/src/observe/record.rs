@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::names::RuleLabel;
-use crate::agent::state::API_VERSION;
+use crate::state::API_VERSION;
 
 /// The verdict of a packet that was denied and passed all the same.
 pub const WOULD_DENY: &str = "WouldDeny";

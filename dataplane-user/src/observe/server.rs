@@ -18,10 +18,10 @@ use tokio::sync::{Semaphore, broadcast};
 use super::names::{AgentNames, Announced, KernelNames};
 use super::record::{Line, LostRecord, Summary};
 use super::ring::Ring;
-use crate::agent::state::State;
-use crate::agent::telemetry::Telemetry;
 use crate::compile::Names;
 use crate::maps::Pinned;
+use crate::state::State;
+use crate::state::telemetry::Telemetry;
 
 /// Events that the agent keeps for observers that come later.
 pub const KEPT_EVENTS: usize = 8192;

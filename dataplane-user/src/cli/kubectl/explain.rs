@@ -10,7 +10,6 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{KubectlFlags, clean, end_children_with_us, say_of};
-use crate::agent::state::API_VERSION;
 use crate::cli::Answer;
 use crate::cli::explain::{Explanation, PacketArgs};
 use crate::cli::output::{columns, print_json, print_lines};
@@ -18,6 +17,7 @@ use crate::plugin::agents::AgentPod;
 use crate::plugin::explain::{Seen, ask, look};
 use crate::plugin::kubectl::Kubectl;
 use crate::plugin::stream::Children;
+use crate::state::API_VERSION;
 
 /// Nodes that are asked at the same time.
 const AT_ONCE: usize = 16;

@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{KubectlFlags, clean, say_of};
-use crate::agent::state::API_VERSION;
 use crate::cli::Answer;
 use crate::cli::output::{columns, print_json, print_lines};
 use crate::kubernetes::report::types::NodePolicyStatus;
 use crate::observe::filter::names_policy;
 use crate::plugin::kubectl::{GetError, Kubectl};
 use crate::plugin::status::{Cluster, NodeRow, PolicyRow, PolicyStanding, Standing, nodes, policies};
+use crate::state::API_VERSION;
 
 /// Where the reports are.
 const REPORTS: &str = "nodepolicystatuses.v1alpha1.portcullis.dev";

@@ -6,9 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use dataplane_common::{ABI_VERSION, FLOW_ABI_VERSION, limits, names};
 
 use super::{Found, Value, label};
-use crate::agent::state::{State, now};
-use crate::agent::telemetry::{Sizes, Telemetry};
 use crate::resource::Kind;
+use crate::state::telemetry::{Sizes, Telemetry};
+use crate::state::{State, now};
 
 pub(super) fn collect(found: &mut Found, telemetry: &Telemetry) {
     let numbers = telemetry.numbers();
@@ -185,7 +185,7 @@ pub(super) fn table(found: &mut Found, map: &str, entries: usize, capacity: u32)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::state::tests::state;
+    use crate::state::tests::state;
 
     #[test]
     fn kinds_that_nobody_knows_are_one_series() {
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_cluster_that_is_not_followed_is_told() {
-        use crate::agent::state::KubernetesState;
+        use crate::state::KubernetesState;
         let kubernetes = KubernetesState {
             in_sync: false,
             stale_since: Some(now() - 100),

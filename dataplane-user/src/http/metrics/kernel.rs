@@ -10,12 +10,12 @@ use dataplane_common::{limits, names};
 
 use super::agent::table;
 use super::{Found, Labels, Scraper, label};
-use crate::agent::state::State;
 use crate::inspect::kernel::device_name;
 use crate::maps::pinned::slot_in_force;
 use crate::maps::{self, Error, Pinned};
 use crate::observe::record::WOULD_DENY;
 use crate::safety::Standing;
+use crate::state::State;
 
 /// Most series of [`policies`].
 const MAX_POLICY_SERIES: usize = 5000;

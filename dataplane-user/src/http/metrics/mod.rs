@@ -17,8 +17,8 @@ use prometheus_client::registry::Registry;
 
 use self::catalog::{Kind, METRICS, Metric};
 use super::Sources;
-use crate::agent::telemetry::{BOUNDS, Durations};
 use crate::maps;
+use crate::state::telemetry::{BOUNDS, Durations};
 
 /// Of what [`Scraper::scrape`] gives.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -164,7 +164,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::agent::telemetry::Telemetry;
+    use crate::state::telemetry::Telemetry;
 
     #[test]
     fn a_scrape_needs_no_kernel_and_ends_as_it_must() {

@@ -10,8 +10,8 @@ use super::facts::{Facts, Fnv, ObjectFacts};
 use super::limits::MAX_NOTE_BYTES;
 use super::text::{bounded, shorten_bytes};
 use super::types::{DeviceState, HostEndpointState, PolicyState, Report};
-use crate::agent::cause::Cause;
 use crate::resource::{Kind, ObjectKey};
+use crate::state::cause::Cause;
 
 /// Reason of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -309,7 +309,7 @@ fn troubles(facts: &Facts) -> Vec<TroubleReport> {
 }
 
 fn taken_away(facts: &Facts) -> Vec<TakenAwayReport> {
-    let one = |(place, taken): (&String, &crate::agent::state::TakenAwayState)| TakenAwayReport {
+    let one = |(place, taken): (&String, &crate::state::TakenAwayState)| TakenAwayReport {
         place: place.clone(),
         times: i64::try_from(taken.times).unwrap_or(i64::MAX),
         last: stamp(taken.last),

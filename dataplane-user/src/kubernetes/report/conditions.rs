@@ -4,7 +4,7 @@ use super::facts::Facts;
 use super::limits::MAX_MESSAGE_CHARS;
 use super::text::{shorten, stamp};
 use super::types::{Condition, ConditionStatus, Report};
-use crate::agent::cause::Cause;
+use crate::state::cause::Cause;
 
 /// `kubectl wait --for=condition=Ready nps/NODE`.
 pub const READY: &str = "Ready";

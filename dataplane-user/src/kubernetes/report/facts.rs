@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::agent::cause::Cause;
-use crate::agent::state::State;
 use crate::index::status::Acceptance;
 use crate::policy::Problem;
 use crate::resource::ObjectKey;
+use crate::state::State;
+use crate::state::cause::Cause;
 
 /// Everything that a report is made of, except the time, and the hooks, which only the kernel knows.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,7 +122,7 @@ impl Facts {
     }
 }
 
-/// Name of the watch of nodes, in [`crate::agent::state::KubernetesState::watches`].
+/// Name of the watch of nodes, in [`crate::state::KubernetesState::watches`].
 const NODES: &str = "v1 nodes";
 
 /// Of a place of trouble.

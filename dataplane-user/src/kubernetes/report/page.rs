@@ -2,7 +2,7 @@
 
 use super::announce::EventReason;
 use super::conditions::{AS_ASKED, IN_FORCE, STOPPED};
-use crate::agent::cause::Cause;
+use crate::state::cause::Cause;
 
 /// Where it is kept in the repository.
 pub const PAGE_FILE: &str = "docs/reference/node-status.md";

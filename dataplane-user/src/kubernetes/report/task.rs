@@ -23,10 +23,10 @@ use super::schedule::{
 };
 use super::store::{Failure, Store};
 use super::types::Report;
-use crate::agent::cause::Cause;
-use crate::agent::state::ReportState;
 use crate::kubernetes::client::connect;
 use crate::kubernetes::follow::Account;
+use crate::state::ReportState;
+use crate::state::cause::Cause;
 
 /// An agent that ends waits so long for its last word to be written.
 const LAST_WORD: Duration = Duration::from_secs(3);

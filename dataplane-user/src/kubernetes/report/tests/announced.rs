@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{facts, policy, rejected};
-use crate::agent::cause::Cause;
-use crate::agent::state::TakenAwayState;
 use crate::kubernetes::report::announce::{Announcement, EventReason, Known, Regarding};
 use crate::kubernetes::report::build::{Hooks, report};
 use crate::kubernetes::report::facts::Facts;
 use crate::kubernetes::report::limits::MAX_REPORT_BYTES;
+use crate::state::TakenAwayState;
+use crate::state::cause::Cause;
 
 fn between(before: &Facts, after: &Facts) -> Vec<Announcement> {
     Known::of(before).announce(&Known::of(after), after)

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::facts::{Applied, Facts, ObjectFacts};
-use crate::agent::state::tests::state;
-use crate::agent::state::{EndpointState, KubernetesState, State};
 use crate::policy::{Problem, Severity};
 use crate::resource::{Kind, ObjectKey};
+use crate::state::tests::state;
+use crate::state::{EndpointState, KubernetesState, State};
 
 /// As the API gives an object.
 fn object(kind: &str, name: &str, generation: i64) -> Value {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{error, facts, key, object, policy, rejected};
-use crate::agent::cause::Cause;
 use crate::kubernetes::report::build::{Hooks, report};
 use crate::kubernetes::report::facts::{Facts, ObjectFacts};
 use crate::kubernetes::report::limits::{MAX_POLICIES, MAX_REPORT_BYTES};
@@ -13,6 +12,7 @@ use crate::kubernetes::report::types::{
     ConditionStatus, DeviceState, HookReport, HostEndpointState, PolicyState, Report,
 };
 use crate::resource::Kind;
+use crate::state::cause::Cause;
 
 const NOW: u64 = 1_800_000_100;
 

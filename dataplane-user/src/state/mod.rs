@@ -1,7 +1,13 @@
-//! What the agent says about itself: a JSON file that `status` reads, replaced as a whole.
+//! What the agent leaves for others: for commands, for the next agent, for who reports it.
+//!
+//! This file is the state, JSON that `status` reads, replaced as a whole. Beside it: the last good version of every
+//! object (`lastgood`), causes by name (`cause`), and numbers that live as long as the agent (`telemetry`).
 
+pub mod cause;
 mod file;
+pub mod lastgood;
 mod parts;
+pub mod telemetry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,10 +15,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::cause::Cause;
-use super::{Agent, devices};
-use crate::index::Snapshot;
 use crate::safety::Standing;
+use cause::Cause;
+pub(crate) use file::{pid_namespace, process};
 pub use parts::{
     AdoptionState, EmptySelectorState, EndpointState, KeptState, KubeProxyState, KubernetesState,
     ProblemState, ReportState, RuleState, SettingsState, TakenAwayState, XdpState, severity_name,
@@ -20,8 +25,10 @@ pub use parts::{
 
 /// Version of every JSON that we print or write.
 pub const API_VERSION: &str = "portcullis.dev/v1alpha1";
+/// What stands for the folder where the Kubernetes API is the source: no folder, since a folder's path begins with `/`.
+pub const KUBERNETES: &str = "kubernetes";
 /// In [`State::trouble`]: nobody is answered about this agent, who enforces all the same.
-pub(super) const HTTP: &str = "http";
+pub(crate) const HTTP: &str = "http";
 
 /// `status -o json`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -109,67 +116,6 @@ pub struct State {
 }
 
 impl State {
-    pub(super) fn new(agent: &Agent, snapshot: &Snapshot) -> Self {
-        let facts = &snapshot.facts;
-        let attached = devices::wanted(snapshot)
-            .into_iter()
-            .filter(|(_, d)| agent.attacher.has(d.ifindex))
-            .map(|(n, _)| n.clone())
-            .collect();
-        Self {
-            api_version: API_VERSION.into(),
-            kind: "Status".into(),
-            node: snapshot.node.clone(),
-            pid: std::process::id(),
-            pid_namespace: file::pid_namespace(),
-            started: file::process(std::process::id()).map(|(_, started)| started),
-            generation: agent.dataplane.generations().number(),
-            since: agent.since.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            policies: agent.options.policies.clone(),
-            kubernetes: agent.source.kubernetes(&agent.options),
-            pin_dir: agent.options.pin_dir.clone(),
-            settings: SettingsState::new(&agent.view.settings),
-            netns: crate::inspect::kernel::netns_of("self").unwrap_or(0),
-            safety: agent.standing(),
-            attached_by: agent.attacher.mechanism().to_string(),
-            attached,
-            xdp: agent.xdp.iter().map(|(device, outcome)| (device.clone(), outcome.into())).collect(),
-            governed: facts.governed.clone(),
-            unprotected: facts.unprotected.clone(),
-            workload: facts.workload.clone(),
-            lost: facts.lost.iter().map(|l| (l.name.clone(), l.reason.to_string())).collect(),
-            endpoints: endpoints(snapshot),
-            empty_selectors: facts
-                .empty_selectors
-                .iter()
-                .map(|e| EmptySelectorState {
-                    policy: e.policy.as_ref().map_or_else(String::new, ToString::to_string),
-                    path: e.path.clone(),
-                    selector: e.text.clone(),
-                })
-                .collect(),
-            idle_policies: facts.idle_policies.iter().map(ToString::to_string).collect(),
-            not_for_hosts: facts.not_for_hosts.iter().map(ToString::to_string).collect(),
-            misses: facts.misses.iter().map(ToString::to_string).collect(),
-            trouble: agent
-                .trouble
-                .clone()
-                .into_iter()
-                .chain(agent.source.troubles())
-                .chain(agent.answers.trouble().map(|why| (HTTP.to_owned(), why)))
-                .collect(),
-            causes: agent.causes_now(),
-            problems: agent.source.problems().iter().map(ProblemState::from).collect(),
-            kept: agent.source.kept().into_iter().map(KeptState::from).collect(),
-            last_good_ignored: agent.restored.ignored.clone(),
-            last_good_behind: agent.unsaved,
-            grace: agent.graces().into_iter().map(|(device, left)| (device, now() + left)).collect(),
-            adoption: agent.adopted.as_ref().map(AdoptionState::from),
-            taken_away: agent.taken_away.iter().map(|(place, t)| (place.clone(), t.into())).collect(),
-            rules: rules(agent),
-        }
-    }
-
     /// All that the source says, as far as it is valid, is in force.
     pub fn in_sync(&self) -> bool {
         self.generation > 0
@@ -214,50 +160,6 @@ impl State {
 /// Unix seconds.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-fn endpoints(snapshot: &Snapshot) -> Vec<EndpointState> {
-    snapshot
-        .endpoints
-        .iter()
-        .map(|e| EndpointState {
-            name: e.name.clone(),
-            devices: snapshot
-                .facts
-                .governed
-                .iter()
-                .filter(|(_, hep)| **hep == e.name)
-                .map(|(d, _)| d.clone())
-                .collect(),
-            lists: e
-                .lists
-                .iter()
-                .map(|(key, list)| {
-                    let policies =
-                        list.tiers.iter().flat_map(|t| &t.policies).map(|p| p.id.to_string()).collect();
-                    (format!("{:?}", key.0), policies)
-                })
-                .collect(),
-        })
-        .collect()
-}
-
-fn rules(agent: &Agent) -> Vec<RuleState> {
-    let Some(tables) = &agent.tables else { return Vec::new() };
-    tables
-        .names
-        .rules
-        .iter()
-        .map(|r| RuleState {
-            identity: r.identity,
-            list: format!("{:?}", r.list),
-            tier: r.tier.clone(),
-            policy: r.policy.as_ref().map(ToString::to_string),
-            index: r.index,
-            action: r.action.map(|a| format!("{a:?}")),
-            staged: r.staged,
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -64,12 +64,12 @@ impl State {
 }
 
 /// Number of this process's PID namespace; 0: unknown.
-pub(super) fn pid_namespace() -> u64 {
+pub(crate) fn pid_namespace() -> u64 {
     fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino())
 }
 
 /// State and begin of a process, by the fields 3 and 22 of its `stat` (proc(5)).
-pub(super) fn process(pid: u32) -> Option<(char, u64)> {
+pub(crate) fn process(pid: u32) -> Option<(char, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may hold blanks and brackets: what follows its last bracket does not.
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_whitespace();

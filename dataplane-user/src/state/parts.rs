@@ -1,7 +1,6 @@
 //! What the state is made of: names and shapes of `status -o json`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +25,7 @@ impl Default for SettingsState {
 }
 
 impl SettingsState {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(crate) fn new(settings: &Settings) -> Self {
         // All fields by name: a setting that is added must be told here too.
         let Settings { on_policy_change, infra_tunnels, govern_loopback, node_port_addresses, grace_seconds } =
             settings;
@@ -164,12 +163,6 @@ pub struct KeptState {
     pub reasons: Vec<String>,
 }
 
-impl From<crate::agent::accepted::Kept> for KeptState {
-    fn from(k: crate::agent::accepted::Kept) -> Self {
-        Self { object: k.object, file: k.file, accepted: k.accepted, since: k.since, reasons: k.reasons }
-    }
-}
-
 /// Live flows that were taken over.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -189,19 +182,6 @@ pub struct AdoptionState {
     pub errors: Vec<String>,
 }
 
-impl From<&crate::agent::enforce::Adopted> for AdoptionState {
-    fn from(a: &crate::agent::enforce::Adopted) -> Self {
-        Self {
-            at: a.at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-            moved: a.found.moved,
-            conntrack: a.found.conntrack,
-            sockets: a.found.sockets,
-            unreadable: a.found.unreadable,
-            errors: a.found.errors.clone(),
-        }
-    }
-}
-
 /// Programs that somebody took off a device, or pins that somebody deleted.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -212,13 +192,6 @@ pub struct TakenAwayState {
     pub last: u64,
     /// What it was then.
     pub what: String,
-}
-
-impl From<&crate::agent::tamper::TakenAway> for TakenAwayState {
-    fn from(t: &crate::agent::tamper::TakenAway) -> Self {
-        let last = t.last.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        Self { times: t.times, last, what: t.what.clone() }
-    }
 }
 
 /// A finding about a document.

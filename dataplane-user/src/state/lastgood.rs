@@ -14,8 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use super::folder::Identity;
-use super::source::KUBERNETES;
+use super::KUBERNETES;
 use crate::policy::{Problem, Severity};
 use crate::resource::{Document, Group, Kind};
 
@@ -28,6 +27,9 @@ const FORMAT: u32 = 1;
 const MANY: usize = 2000;
 /// Longest age of pods, endpoints and nodes in the file of a large cluster.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Device and inode of a folder.
+pub type Identity = (u64, u64);
+
 /// Larger files are not ours.
 const MAX_BYTES: u64 = 1 << 30;
 /// The head is one short line.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::state::State;
+use super::State;
 
 /// An agent whose loop has not turned for so long hangs. It turns every 5 s at least; the service manager's watchdog
 /// has the same patience.
