@@ -27,9 +27,9 @@ use crate::{
 };
 
 /// For the agent to load its programs, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// For a change to take effect, after which a question is answered differently.
-const SETTLING: Duration = Duration::from_secs(8);
+const SETTLING: Duration = Duration::from_secs(45);
 /// Commands that only look: asked again until the answer is the expected one.
 const QUESTIONS: [&str; 8] = [
     "curl ",
@@ -171,6 +171,19 @@ impl Desk {
     }
 }
 
+/// Processes whose mounts are those of process `holder`: what a page's set-up left in the background has no parent that
+/// would take it along.
+fn share_mounts(holder: u32) -> Vec<Pid> {
+    let mounts = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    let Some(own) = mounts(&holder.to_string()) else { return Vec::new() };
+    let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|process| mounts(&process.to_string()).as_ref() == Some(&own))
+        .map(Pid::from_raw)
+        .collect()
+}
+
 /// The agent becomes the shell's process, so that it goes when that is killed.
 fn exec(command: &str) -> String {
     let run = command.starts_with("portcullis run");
@@ -186,6 +199,9 @@ fn path() -> Result<String> {
 
 impl Drop for Desk {
     fn drop(&mut self) {
+        for process in share_mounts(self.holder.id()) {
+            let _ = kill(process, Signal::SIGKILL);
+        }
         for child in self.background.iter_mut().chain([&mut self.holder]) {
             let _ = child.kill();
             let _ = child.wait();

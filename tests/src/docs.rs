@@ -2,7 +2,7 @@
 //!
 //! A prompt is the name of a machine of the lab and `$` or `#`, then a command; lines that begin with `> ` continue it.
 //! What follows up to the next prompt is its output. `…` stands for any text within a line, and alone on a line for any
-//! number of lines. A comment `<!-- setup: command -->` is run on the node and must succeed; `<!-- setup: stop the agent -->`
+//! number of lines. How many spaces part two columns depends on what stands in them, so two or more count as two. A comment `<!-- setup: command -->` is run on the node and must succeed; `<!-- setup: stop the agent -->`
 //! does what Ctrl-C in the agent's shell does.
 
 use std::{fmt, ops::Range};
@@ -96,8 +96,20 @@ pub fn matches(expected: &[String], got: &[String]) -> bool {
     }
 }
 
+/// The line with at most two spaces at a time behind its indentation: a number with one more digit moves a table's columns.
+fn squeezed(line: &str) -> String {
+    let line = line.trim_end();
+    let (indentation, mut rest) = line.split_at(line.len() - line.trim_start().len());
+    let mut squeezed = indentation.to_owned();
+    while let Some(at) = rest.find("  ") {
+        squeezed.push_str(&rest[..at + 2]);
+        rest = rest[at..].trim_start_matches(' ');
+    }
+    squeezed + rest
+}
+
 fn line_matches(expected: &str, got: &str) -> bool {
-    let (expected, got) = (expected.trim_end(), got.trim_end());
+    let (expected, got) = (squeezed(expected), squeezed(got));
     let mut parts = expected.split('…');
     let Some(mut rest) = parts.next().and_then(|head| got.strip_prefix(head)) else { return false };
     let parts: Vec<&str> = parts.collect();
@@ -182,6 +194,16 @@ mod tests {
         assert!(!matches(&owned(&["Allow"]), &owned(&["Allow at"])));
         assert!(!matches(&[], &owned(&["something"])));
         assert!(matches(&owned(&["…"]), &[]));
+    }
+
+    #[test]
+    fn columns_may_move_and_nothing_else() {
+        let matches = |expected, got| line_matches(expected, got);
+        assert!(matches("eth0  0     Allow  …   … ago", "eth0  0  Allow  123456  7890  2 s ago"));
+        assert!(matches("HITS  BYTES", "HITS    BYTES"));
+        assert!(!matches("HITS  BYTES", "HITS BYTES"));
+        assert!(!matches("  ports: [1]", "    ports: [1]"));
+        assert!(!matches("eth0  Deny   0  never", "eth0  Deny   1  never"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::netns::Netns;
 
 /// Longer than the agent keeps any connection.
-const PATIENCE: Duration = Duration::from_secs(12);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came back.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use crate::{netns::Netns, process::Home};
 
 /// Loading the programs takes the longest.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Where a pod finds who it is for the API server.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 

@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -18,6 +18,10 @@ use crate::netns::Netns;
 
 /// Longer than the first retransmission of a SYN (1 s): a packet lost by a busy machine is no verdict.
 const PATIENCE: Duration = Duration::from_millis(1300);
+/// For a server that has the connection: its threads wait for their turn.
+const ANSWER: Duration = Duration::from_secs(4);
+/// A wait that ends so much too late says that the machine stood still, and nothing of the packet.
+const STALL: Duration = Duration::from_millis(200);
 
 /// What a server says.
 #[derive(Clone, Copy, Debug)]
@@ -166,14 +170,28 @@ pub fn ask_together(questions: &[(&Netns, IpAddr, u16)]) -> Result<Vec<Got>> {
 /// An open connection, for tests that hold one while something changes.
 pub fn connect(netns: &Netns, address: impl Into<IpAddr>, port: u16) -> Result<Result<TcpStream, Got>> {
     let to = SocketAddr::new(address.into(), port);
-    let stream = match netns.run(|| TcpStream::connect_timeout(&to, PATIENCE))? {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(Err(Got::Refused)),
-        Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(Err(Got::Silence)),
-        Err(error) => return Err(error).with_context(|| format!("{} cannot ask {to}", netns.name())),
+    let dial = || {
+        let begin = Instant::now();
+        (TcpStream::connect_timeout(&to, PATIENCE), begin.elapsed())
     };
-    stream.set_read_timeout(Some(PATIENCE))?;
-    Ok(Ok(stream))
+    for last in [false, false, true] {
+        let (result, took) = netns.run(dial)?;
+        return Ok(match result {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(ANSWER))?;
+                Ok(stream)
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Err(Got::Refused),
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                if took > PATIENCE + STALL && !last {
+                    continue;
+                }
+                Err(Got::Silence)
+            }
+            Err(error) => return Err(error).with_context(|| format!("{} cannot ask {to}", netns.name())),
+        });
+    }
+    Ok(Err(Got::Silence))
 }
 
 /// One request over an open connection.
@@ -201,7 +219,7 @@ pub fn ask_udp(netns: &Netns, address: impl Into<IpAddr>, port: u16) -> Result<G
         IpAddr::V6(_) => to,
     };
     socket.connect(mapped)?;
-    socket.set_read_timeout(Some(PATIENCE / 2))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
     for _ in 0..2 {
         let mut answer = [0; 1024];
         match socket.send(b"hello").and_then(|_| socket.recv(&mut answer)) {

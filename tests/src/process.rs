@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::{bpffs::BpfFs, netns::Netns};
 
 /// Loading the programs takes the longest; a busy machine with two cores needs its time.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The agent's program: `PORTCULLIS_BIN`, or the one beside the test that runs.
 pub fn agent_program() -> Result<PathBuf> {

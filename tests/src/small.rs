@@ -64,7 +64,7 @@ impl Small {
 
     /// Asks until the answer is as wanted. The agent's thread may not listen yet.
     pub fn becomes(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Result<Answer> {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             match get(&self.node, path) {
                 Ok(answer) if wanted(&answer) => return Ok(answer),

@@ -86,16 +86,16 @@ fn a_broken_edit_keeps_the_last_good_version() {
         let (folder, home) = (Policies::empty()?, Home::new()?);
         folder.put_all(&policies().join("nodeport/base"))?;
         folder.put_all(&policies().join("nodeport/pinhole"))?;
-        let (_agent, _) = Agent::start(&lab.node, &folder, &home)?;
+        let (agent, _) = Agent::start(&lab.node, &folder, &home)?;
         // Both a policy that allowed and the one that denies: neither may get lost (D13, D22).
         folder.put(
             "allow-nodeport.yaml",
             "kind: GlobalNetworkPolicy\nspec: {ingress: [{action: Perhaps}]}\n",
         )?;
         folder.put("allow-cluster-internal-ingress-only.yaml", ": this is no YAML: [\n")?;
-        std::thread::sleep(std::time::Duration::from_secs(2));
-        assert_eq!(lab.ask_node_port(&lab.outside)?, answer(POD_SAYS));
-        assert_eq!(ask(&lab.outside, NODE, 8080)?, Got::Silence);
+        home.await_status("keeping both", |s| s["kept"].as_array().is_some_and(|kept| kept.len() == 2))?;
+        assert_eq!(lab.ask_node_port(&lab.outside)?, answer(POD_SAYS), "{}", agent.log());
+        assert_eq!(ask(&lab.outside, NODE, 8080)?, Got::Silence, "{}", agent.log());
         Ok(())
     });
 }

@@ -23,7 +23,7 @@ use tests::{
     process::{Home, Policies, agent_program},
 };
 
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(90);
 const ALLOWED: u16 = 9998;
 const FORBIDDEN: u16 = 9999;
 const NODE: &str = "192.0.2.1";

@@ -75,7 +75,7 @@ fn a_loop_that_hangs_is_told_by_a_thread_that_does_not() {
         ensure!(red.body.starts_with("[-] loop: the agent hangs: its last turn was "), "{red:?}");
         let asked = Instant::now();
         ensure!(get(&small.node, "/livez")?.status == 200, "half a minute is still to come");
-        ensure!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        ensure!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
         // Read what it wrote: it goes on.
         let read = thread::spawn(move || std::fs::read(pipe));
         small.becomes("/livez?within=7", |a| a.status == 200)?;
@@ -139,7 +139,8 @@ fn slow_and_greedy_clients_hold_up_nobody() {
             open.zip(before).is_some_and(|(now, before)| now < before + 40.0),
             "{open:?} after {before:?}"
         );
-        ensure!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        // Behind a silent client each would have waited three seconds.
+        ensure!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
         drop(held);
         Ok(())
     });

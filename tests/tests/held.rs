@@ -10,7 +10,7 @@ use std::{
     net::TcpStream,
     process::Stdio,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -37,7 +37,7 @@ spec: {selector: role == 'node', types: [Ingress], ingress: [{action: Allow, pro
 const TCX: &[&str] = &["--attach", "tcx"];
 const CLSACT: &[&str] = &["--attach", "clsact"];
 /// A tick, and a busy machine.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn run(test: &str, body: fn() -> Result<()>) {
     if can_run(test) {
@@ -155,10 +155,12 @@ fn filters_that_somebody_deleted_come_back() {
         node.survives(1, &["tc filter del dev eth0 ingress", "tc filter del dev eth0 egress"])?;
         node.survives(2, &["tc qdisc del dev eth0 clsact"])?;
         // The kernel tells: no tick is waited for.
-        let begin = Instant::now();
+        let begin = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         node.does("tc filter del dev eth0 egress")?;
         node.is_told("eth0", 3)?;
-        ensure!(begin.elapsed() < Duration::from_secs(4), "{:?}\n{}", begin.elapsed(), node.agent.log());
+        // When the agent noticed it, and not when this test came to know.
+        let noticed = node.home.status()?["takenAway"]["eth0"]["last"].as_u64().context("no time")?;
+        ensure!(noticed <= begin + 4, "after {} s\n{}", noticed - begin, node.agent.log());
         Ok(())
     });
 }
@@ -259,13 +261,13 @@ fn an_unmounted_bpffs_is_mounted_again() {
 
 /// What began while nothing was enforced is judged by policy then: neither cut blindly, nor taken over.
 fn grace_after(options: &[&str], harm: &[&str]) -> Result<()> {
-    let node = Node::start(&[options, &["--grace", "6"]].concat())?;
+    let node = Node::start(&[options, &["--grace", "12"]].concat())?;
     node.folder.put("allow.yaml", ALLOW_8080)?;
     node.home.await_status("with the policy", |status| status["generation"].as_u64() >= Some(2))?;
     let _server = Server::start(&node.lab.node, 9091, Speech::Http(NODE_SAYS))?;
     assert_eq!(ask(&node.lab.outside, NODE, 9091)?, Got::Silence);
     // The grace of the start is over; the one that is meant here is not.
-    thread::sleep(Duration::from_secs(6));
+    thread::sleep(Duration::from_secs(12));
     node.agent.freeze(true)?;
     harm.iter().try_for_each(|words| node.does(words))?;
     let (mut allowed, mut denied) = (open(&node, 8080)?, open(&node, 9091)?);

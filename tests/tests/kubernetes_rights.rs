@@ -22,7 +22,7 @@ use tests::{
     topology::policies,
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 const CALICO: &str = "projectcalico.org";
 /// Groups of what the agent writes.
 const WRITTEN: [&str; 2] = ["portcullis.dev", "events.k8s.io"];

@@ -24,10 +24,10 @@ use tests::{
 
 const POLICIES: usize = 1000;
 /// From the agent's start to all of them in force.
-const TO_SYNC: Duration = Duration::from_secs(60);
+const TO_SYNC: Duration = Duration::from_secs(120);
 /// From one change to its effect.
-const TO_CHANGE: Duration = Duration::from_secs(20);
-const PATIENCE: Duration = Duration::from_secs(30);
+const TO_CHANGE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 fn policy(number: usize) -> Value {
     // One in ten selects this node's endpoint.

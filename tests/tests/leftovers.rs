@@ -62,21 +62,27 @@ fn await_true(what: &str, patience: Duration, mut is: impl FnMut() -> Result<boo
 fn a_flow_that_ended_is_swept_and_a_live_one_stays() {
     run("a_flow_that_ended_is_swept_and_a_live_one_stays", || {
         let lab = Lab::new(Proxy::Nftables)?;
-        lab.node.sysctl(&[("netfilter/nf_conntrack_udp_timeout_stream", "1")])?;
         let (folder, home) = (Policies::empty()?, Home::new()?);
         folder.put("all.yaml", POLICIES)?;
         let (agent, _) = Agent::start(&lab.node, &folder, &home)?;
         let server = lab.node.run(|| UdpSocket::bind(("0.0.0.0", 5000)))??;
         let client = lab.outside.run(|| UdpSocket::bind("0.0.0.0:0"))??;
         client.connect((NODE, 5000))?;
-        client.send(b"x")?;
-        let (_, from) = server.recv_from(&mut [0; 8])?;
-        server.send_to(b"y", from)?;
-        client.recv(&mut [0; 8])?;
+        let there_and_back = || -> Result<()> {
+            client.send(b"x")?;
+            let (_, from) = server.recv_from(&mut [0; 8])?;
+            server.send_to(b"y", from)?;
+            client.recv(&mut [0; 8]).map(drop).context("no answer")
+        };
+        there_and_back()?;
         let mut held = connect(&lab.outside, NODE, 8080)?.expect("allowed");
         assert_eq!(exchange(&mut held), Got::Answer(NODE_SAYS.to_owned()));
         assert_eq!(flows(&home.pin_dir(), protocol::UDP)?, 1, "{}", agent.log());
-        await_true("the UDP flow is gone", Duration::from_secs(20), || {
+        // From the next packet on netfilter forgets it soon, and with that it has ended.
+        let soon = ["udp_timeout", "udp_timeout_stream"].map(|name| format!("netfilter/nf_conntrack_{name}"));
+        lab.node.sysctl(&[(&soon[0], "1"), (&soon[1], "1")])?;
+        there_and_back()?;
+        await_true("the UDP flow is gone", Duration::from_secs(60), || {
             Ok(flows(&home.pin_dir(), protocol::UDP)? == 0)
         })?;
         assert_eq!(flows(&home.pin_dir(), protocol::TCP)?, 1, "{}", agent.log());

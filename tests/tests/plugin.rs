@@ -35,7 +35,7 @@ use tests::{
 
 /// Somebody without any right of their own.
 const VIEWER: &str = "jane";
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Two nodes under policy, and a person with a kubectl.
 struct Case {

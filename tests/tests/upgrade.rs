@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -168,6 +168,12 @@ struct Traffic {
 }
 
 impl Traffic {
+    /// Of what went on least, how often.
+    fn least(&self) -> u64 {
+        let counts = [&self.exchanges, &self.begun, &self.datagrams, &self.tries];
+        counts.map(|count| count.load(Relaxed)).into_iter().min().unwrap_or_default()
+    }
+
     fn tcp(&self, mut stream: TcpStream) -> Result<()> {
         while !self.stop.load(Relaxed) {
             let got = exchange(&mut stream);
@@ -184,7 +190,7 @@ impl Traffic {
         while !self.stop.load(Relaxed) {
             let begun = lab.outside.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(20)))?;
             if let Ok(mut stream) = begun {
-                stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
                 let got = exchange(&mut stream);
                 ensure!(
                     got == Got::Answer(NODE_SAYS.to_owned()),
@@ -197,7 +203,7 @@ impl Traffic {
     }
 
     fn udp(&self, client: &UdpSocket) -> Result<()> {
-        client.set_read_timeout(Some(Duration::from_secs(2)))?;
+        client.set_read_timeout(Some(Duration::from_secs(10)))?;
         while !self.stop.load(Relaxed) {
             client.send(b"ping")?;
             client.recv(&mut [0; 8]).context("a datagram of a flow that lives got lost")?;
@@ -274,7 +280,11 @@ fn moved(options: &[&str]) -> Result<()> {
             scope.spawn(|| traffic.forbidden(&lab)),
         ];
         let replace = || {
-            thread::sleep(Duration::from_millis(200));
+            // Enough of each to prove something, however slow the machine is.
+            let end = Instant::now() + Duration::from_secs(30);
+            while traffic.least() < 20 && Instant::now() < end {
+                thread::sleep(Duration::from_millis(20));
+            }
             first.kill_9()?;
             let stand_in = earlier.is_none().then(|| Earlier::stand_in(&home.pin_dir())).transpose()?;
             folder.put("web.yaml", SHUT)?;

@@ -215,7 +215,7 @@ fn scenarios() -> Result<Outcome> {
     if !root().join("policies").is_dir() {
         return Ok(Outcome::Skipped("there is no folder `policies`".into()));
     }
-    if printed(command(&agent, Duration::from_secs(10)).args(["test", "--help"]))
+    if printed(command(&agent, Duration::from_secs(60)).args(["test", "--help"]))
         .is_none_or(|help| help.is_empty())
     {
         return Ok(Outcome::Failed("`portcullis test` is not offered by this build".into()));

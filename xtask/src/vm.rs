@@ -315,7 +315,7 @@ pub(crate) fn boot(
     devices: &[String],
     environment: &str,
 ) -> Result<String> {
-    let mut qemu = command("qemu-system-x86_64", Duration::from_secs(400));
+    let mut qemu = command("qemu-system-x86_64", Duration::from_secs(900));
     qemu.args(["-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "1024", "-nodefaults", "-no-user-config"]);
     qemu.args(["-nographic", "-serial", "stdio", "-no-reboot"]);
     qemu.arg("-kernel").arg(&files.image).arg("-initrd").arg(initramfs).current_dir(root());

@@ -166,8 +166,12 @@ mod tests {
         assert!(is_good(&health.live(None)));
         std::thread::sleep(Duration::from_millis(20));
         assert!(!is_good(&health.live(Some(Duration::from_millis(10)))));
-        health.sources.telemetry.turn();
-        assert!(is_good(&health.live(Some(Duration::from_millis(10)))));
+        // More than 10 ms may pass between turn and look, on a busy machine.
+        let turned = || {
+            health.sources.telemetry.turn();
+            is_good(&health.live(Some(Duration::from_millis(10))))
+        };
+        assert!((0..100).any(|_| turned()));
     }
 
     #[test]

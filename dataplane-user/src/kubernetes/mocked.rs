@@ -202,7 +202,7 @@ async fn are_told(notices: &mut UnboundedReceiver<Notice>, wanted: &[&str]) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn only_served_groups_are_asked_for_their_kinds() {
     let server = Server::start(vec![groups(&["apps/v1"])]);
     assert!(!discover(&server.client).await.unwrap().has_calico());
@@ -224,7 +224,7 @@ async fn only_served_groups_are_asked_for_their_kinds() {
     server.was_asked_exactly_this().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_watch_goes_on_where_its_list_ended() {
     const PATH: &str = "/apis/projectcalico.org/v3/hostendpoints";
     let broken = json!({"type": "ADDED", "object": {"metadata": {"name": "b", "labels": {"a": 5}}}});
@@ -249,7 +249,7 @@ async fn a_watch_goes_on_where_its_list_ended() {
     server.was_asked_exactly_this().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_forgotten_history_is_no_failure() {
     const PATH: &str = "/apis/projectcalico.org/v3/hostendpoints";
     let gone = json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "status": "Failure",
@@ -270,7 +270,7 @@ async fn a_forgotten_history_is_no_failure() {
     server.was_asked_exactly_this().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refused_watch_names_the_right() {
     for (code, words) in
         [(403, "must allow get, list and watch of hostendpoints in projectcalico.org/v3"), (404, "gone")]
@@ -304,7 +304,7 @@ fn core() -> Vec<(&'static str, Answer)> {
 }
 
 /// A kind that comes in the older group, then in the newer one: read once in each, and never two at a time for long.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_kind_that_moves_is_read_where_it_is_newest() {
     let version = json!({"major": "1", "minor": "30", "gitVersion": "v1.30.0", "gitCommit": "", "gitTreeState": "",
                          "buildDate": "", "goVersion": "", "compiler": "", "platform": ""});

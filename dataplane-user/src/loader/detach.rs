@@ -16,7 +16,7 @@ use super::xdp;
 use crate::sys::tcx_programs;
 
 /// How long the kernel may take to release a link.
-const DETACH_PATIENCE: Duration = Duration::from_secs(3);
+const DETACH_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What [`detach`] removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -343,8 +343,8 @@ fn same_state(a: &FlowEntry, b: &FlowEntry) -> bool {
     bare(a) == bare(b)
 }
 
-/// How long another writer of the control word may take.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long another writer of the control word may take: a busy machine stops it in the middle.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The control word's writers exclude each other by a lock on the folder of its pin: bpffs holds no plain files.
 pub fn lock_control(pins: &Path) -> Result<Flock<File>, Error> {

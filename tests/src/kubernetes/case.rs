@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// For a change to take effect.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// For one that the agent must look for itself: its pauses grow while the API server is gone.
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(180);
 
 /// Fields are dropped in their order.
 pub struct Case {

@@ -32,7 +32,7 @@ use crate::netns::{Netns, succeed};
 use servers::Programs;
 
 /// The API server comes up in some seconds; a busy machine takes longer.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(240);
 const SERVER: &str = "https://127.0.0.1:6443";
 const ADMIN: &str = "admin-token";
 const AGENT: &str = "agent-token";
@@ -265,14 +265,16 @@ impl Cluster {
         documents.iter().try_for_each(|document| self.apply_value(&document.value))
     }
 
-    /// Applies one object. A resource that was defined a moment ago is waited for.
+    /// Applies one object. A resource that was defined a moment ago is waited for, and so is a server under pressure.
     pub fn apply_value(&self, object: &Value) -> Result<()> {
         let path = format!("{}?fieldManager=lab&force=true", path_of(object)?);
         let end = Instant::now() + PATIENCE;
         loop {
             match self.request("PATCH", &path, Some(object))? {
                 (200 | 201, _) => return Ok(()),
-                (404, _) if Instant::now() < end => thread::sleep(Duration::from_millis(200)),
+                (0 | 404 | 429 | 500..=504, _) if Instant::now() < end => {
+                    thread::sleep(Duration::from_millis(200))
+                }
                 (code, answer) => bail!("{path}: {code} {answer}\n{object:#}"),
             }
         }

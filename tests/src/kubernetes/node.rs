@@ -28,7 +28,7 @@ use crate::{
 const PORT: u16 = 10250;
 /// The agents' namespace.
 pub const NAMESPACE: &str = "portcullis";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A node with an agent's pod. What is executed in the pod runs in the node's network namespace.
 pub struct Node {

@@ -30,7 +30,7 @@ use tests::{
 
 use compare::Comparison;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A server on its own. Takes some 4 s.
 fn run(test: &str, body: fn(&mut Cluster, &Netns) -> Result<()>) {
@@ -188,8 +188,16 @@ fn advice_is_given_and_nothing_is_refused_for_it() {
             (felix(json!({"failsafeInboundHostPorts": []})), "lock you out"),
             (felix(json!({"bpfEnabled": true})), "no effect on host policy: bpfEnabled"),
         ];
+        // The server takes up its admission policies one by one: who shall warn is waited for, and then all are asked.
+        let end = Instant::now() + PATIENCE;
+        let warns = |object: &Value| cluster.warnings("POST", &compare::path(object), Some(object));
+        for (object, _) in table.iter().filter(|(_, wanted)| !wanted.is_empty()) {
+            while warns(object)?.is_empty() && Instant::now() < end {
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
         for (object, wanted) in table {
-            let said = cluster.warnings("POST", &compare::path(&object), Some(&object))?;
+            let said = warns(&object)?;
             ensure!(
                 if wanted.is_empty() { said.is_empty() } else { said.len() == 1 && said[0].contains(wanted) },
                 "{object}: {said:?}"
@@ -203,7 +211,11 @@ fn advice_is_given_and_nothing_is_refused_for_it() {
             cluster.apply_value(&object)?;
             let path = compare::path(&object)
                 .replace('?', &format!("/{}?", object["metadata"]["name"].as_str().unwrap_or_default()));
-            let said = cluster.warnings("DELETE", &path, None)?;
+            let mut said = cluster.warnings("DELETE", &path, None)?;
+            while said.is_empty() && Instant::now() < end {
+                thread::sleep(Duration::from_millis(100));
+                said = cluster.warnings("DELETE", &path, None)?;
+            }
             ensure!(said.len() == 1 && said[0].contains(wanted), "{object}: {said:?}");
         }
         Ok(())

@@ -91,7 +91,7 @@ fn the_manifests_work_in_a_cluster() {
             let get = &case.manifest.container[probe]["httpGet"];
             let word = |key: &str| get[key].as_str().unwrap_or_default().to_owned();
             let url = format!("http://{}:{}{}", word("host"), get["port"], word("path"));
-            let end = Instant::now() + Duration::from_secs(20);
+            let end = Instant::now() + Duration::from_secs(60);
             loop {
                 let output =
                     case.lab.node.command("curl").args(["-s", "-w", " %{http_code}", &url]).output()?;

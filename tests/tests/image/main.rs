@@ -164,7 +164,8 @@ fn a_rolling_update_leaves_no_gap() {
         let mut after = None;
         let newcomers = Traffic::newcomers(&case.lab, || {
             let took = first.terminate()?;
-            ensure!(took < Duration::from_secs(5), "SIGTERM took {took:?}");
+            // The kubelet waits for 30 s.
+            ensure!(took < Duration::from_secs(15), "SIGTERM took {took:?}");
             thread::sleep(Duration::from_millis(500));
             after = Some(case.enforcing()?);
             thread::sleep(Duration::from_millis(500));

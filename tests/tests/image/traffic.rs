@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -87,6 +87,12 @@ impl Traffic {
     }
 
     pub fn end(self) -> Result<()> {
+        // A busy machine takes longer to send enough.
+        let enough = |counts: &[AtomicU64; 2], wanted| counts[0].load(Ordering::Relaxed) > wanted;
+        let end = Instant::now() + Duration::from_secs(30);
+        while !(enough(&self.forbidden, 500) && enough(&self.allowed, 200)) && Instant::now() < end {
+            thread::sleep(Duration::from_millis(20));
+        }
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

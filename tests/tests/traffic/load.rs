@@ -22,8 +22,8 @@ use tests::{
 
 use super::{ALLOWED_UDP, EXTRA, FORBIDDEN, FORBIDDEN_UDP, SECOND};
 
-/// An allowed exchange that takes longer was cut.
-const CUT: Duration = Duration::from_secs(6);
+/// An allowed exchange that takes longer was cut: what is cut stays so.
+const CUT: Duration = Duration::from_secs(15);
 
 /// What the traffic saw.
 #[derive(Default)]
@@ -70,7 +70,7 @@ pub(super) struct Traffic {
     pub(super) counts: Arc<Counts>,
     stop: Arc<AtomicBool>,
     /// The extra device carries programs: forbidden packets go there too.
-    pub(super) extra: Arc<AtomicBool>,
+    pub(super) extra: Arc<Mutex<bool>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -153,7 +153,9 @@ impl Traffic {
             turn = turn.wrapping_add(1);
             let address = [NODE, SECOND, EXTRA][turn as usize % 3];
             let from = if address == EXTRA { &inside } else { &outside };
-            if address == EXTRA && !extra.load(Relaxed) {
+            // Held until the try is over: the device does not go away in the middle of it.
+            let extra = extra.lock().unwrap_or_else(|e| e.into_inner());
+            if address == EXTRA && !*extra {
                 return;
             }
             counts.tried.fetch_add(2, Relaxed);
@@ -162,6 +164,11 @@ impl Traffic {
             let _ = udp.send_to(b"x", (NODE, FORBIDDEN_UDP));
         });
         Ok(())
+    }
+
+    /// Whether forbidden packets go to the extra device. A try that is under way ends first.
+    pub(super) fn aim_at_extra(&self, aim: bool) {
+        *self.extra.lock().unwrap_or_else(|e| e.into_inner()) = aim;
     }
 
     fn listen(&mut self, lab: &Lab) -> Result<()> {

@@ -161,7 +161,7 @@ impl Life {
                 let carries =
                     |s: &serde_json::Value| s["attached"].to_string().contains(&format!("\"{name}\""));
                 if self.agent.is_some() && self.home.status().is_ok_and(|s| carries(&s)) {
-                    traffic.extra.store(true, Relaxed);
+                    traffic.aim_at_extra(true);
                 }
                 let next = if name == "dmz0" { "dmz1" } else { "dmz0" };
                 self.lab.node.ip(&format!("link set {name} name {next}\n"))?;
@@ -169,9 +169,7 @@ impl Life {
                 Ok(format!("device {name} becomes {next}"))
             }
             Some(name) => {
-                traffic.extra.store(false, Relaxed);
-                // A try that is under way ends first.
-                thread::sleep(Duration::from_millis(60));
+                traffic.aim_at_extra(false);
                 self.lab.node.ip(&format!("link del {name}\n"))?;
                 self.extra = None;
                 Ok(format!("device {name} vanishes"))
@@ -292,7 +290,7 @@ fn live(seed: u64, events: u64) -> Result<()> {
     drop(life.agent.take());
     let mut detach = life.lab.node.command(agent_program()?);
     ensure!(detach.arg("detach").arg("--pin-dir").arg(life.home.pin_dir()).status()?.success(), "detach");
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(60);
     while counts.leaked.load(Relaxed) == 0 {
         ensure!(Instant::now() < end, "the witness sees nothing even without policy");
         thread::sleep(Duration::from_millis(10));

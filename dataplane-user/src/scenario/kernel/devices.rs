@@ -18,7 +18,7 @@ use crate::policy::{Device, NodeView, World};
 /// The loopback device's number in every namespace.
 const LOOPBACK: u32 = 1;
 /// How long the kernel may take to make its own routes for addresses that it has.
-const SETTLES_WITHIN: Duration = Duration::from_secs(5);
+const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 
 /// Devices of one namespace. Every one is a veth end: what a device is called and what it carries decides how its
 /// packets are judged, not what drives it.
