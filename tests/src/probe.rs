@@ -106,7 +106,7 @@ pub fn udp_echo(netns: &Netns, address: Ipv4Addr, port: u16) -> Result<()> {
 /// A client that goes away in the middle is no business of the server's, so errors end the connection and nothing else.
 fn serve(mut stream: TcpStream, speech: Speech) {
     let _ = stream.set_nonblocking(false);
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(300)));
     match speech {
         Speech::Banner(banner) => {
             let _ = stream.write_all(format!("{banner}\r\n").as_bytes());

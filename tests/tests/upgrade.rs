@@ -6,6 +6,7 @@
 //! `PORTCULLIS_EARLIER=PATH` runs a real earlier build instead.
 
 use std::{
+    collections::HashSet,
     env, fs,
     net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     path::{Path, PathBuf},
@@ -60,6 +61,11 @@ metadata: {name: web}
 spec: {selector: role == 'node', types: [Ingress, Egress]}
 ";
 const FORBIDDEN: u16 = 8081;
+/// A real build writes its tables with each packet. What follows them in its place must not be slower than the pause that
+/// the agent makes between two looks at them, or it proves nothing of flows that have just begun.
+const IN_TIME: Duration = Duration::from_millis(5);
+/// How often a stand-in may be too slow, on a busy machine.
+const TRIES: usize = 8;
 /// Bytes of an entry of layout 1.
 const BYTES_V1: usize = 96;
 
@@ -99,7 +105,8 @@ struct Earlier {
 
 impl Earlier {
     /// As if a build with such tables had run until now.
-    fn stand_in(pins: &Path) -> Result<Self> {
+    /// `slowest`: the longest time in microseconds that the tables were behind.
+    fn stand_in(pins: &Path, slowest: &Arc<AtomicU64>) -> Result<Self> {
         let state = Pinned::new(pins).state()?;
         let folder = pins.join("flows-v1");
         fs::create_dir(&folder)?;
@@ -116,9 +123,12 @@ impl Earlier {
         away(pins)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let slowest = Arc::clone(slowest);
         let thread = thread::spawn(move || {
             while !stopped.load(Relaxed) {
+                let begin = Instant::now();
                 follow(&state, &mut tables)?;
+                slowest.fetch_max(begin.elapsed().as_micros() as u64, Relaxed);
             }
             Ok(())
         });
@@ -138,8 +148,8 @@ fn follow(state: &State, tables: &mut [MapV1; 3]) -> Result<()> {
         for (key, entry) in flows {
             table.insert(key, entry_v1(entry), 0)?;
         }
-        let gone: Vec<FlowKey> =
-            table.keys().flatten().filter(|key| !flows.iter().any(|(known, _)| known == key)).collect();
+        let known: HashSet<&FlowKey> = flows.iter().map(|(key, _)| key).collect();
+        let gone: Vec<FlowKey> = table.keys().flatten().filter(|key| !known.contains(key)).collect();
         for key in gone {
             table.remove(&key)?;
         }
@@ -197,6 +207,8 @@ impl Traffic {
                     "a connection that was let in was cut: {got}"
                 );
                 self.begun.fetch_add(1, Relaxed);
+                // Flows stay in the tables for a while: not more of them than can be followed.
+                thread::sleep(Duration::from_millis(5));
             }
         }
         Ok(())
@@ -251,7 +263,23 @@ fn filters_move_flows_too() {
     run("filters_move_flows_too", || moved(&["--attach", "clsact"]));
 }
 
+/// Once more where the stand-in was too slow, and only there.
 fn moved(options: &[&str]) -> Result<()> {
+    for tried in 1.. {
+        let slowest = Arc::default();
+        let result = moved_once(options, &slowest);
+        let slowest = Duration::from_micros(slowest.load(Relaxed));
+        match result {
+            Err(error) if tried < TRIES && slowest > IN_TIME => {
+                eprintln!("the stand-in was {slowest:?} behind, so this says nothing: {error:#}");
+            }
+            result => return result,
+        }
+    }
+    Ok(())
+}
+
+fn moved_once(options: &[&str], slowest: &Arc<AtomicU64>) -> Result<()> {
     let earlier = env::var_os("PORTCULLIS_EARLIER").map(PathBuf::from);
     let lab = Lab::new(Proxy::Nftables)?;
     let _server = Server::start(&lab.node, FORBIDDEN, Speech::Http("forbidden"))?;
@@ -282,11 +310,12 @@ fn moved(options: &[&str]) -> Result<()> {
         let replace = || {
             // Enough of each to prove something, however slow the machine is.
             let end = Instant::now() + Duration::from_secs(30);
-            while traffic.least() < 20 && Instant::now() < end {
+            while traffic.least() < 12 && Instant::now() < end {
                 thread::sleep(Duration::from_millis(20));
             }
             first.kill_9()?;
-            let stand_in = earlier.is_none().then(|| Earlier::stand_in(&home.pin_dir())).transpose()?;
+            let stand_in =
+                earlier.is_none().then(|| Earlier::stand_in(&home.pin_dir(), slowest)).transpose()?;
             folder.put("web.yaml", SHUT)?;
             let second = Agent::start_with(&lab.node, &folder, &home, options);
             thread::sleep(Duration::from_millis(300));
@@ -307,7 +336,7 @@ fn moved(options: &[&str]) -> Result<()> {
     assert_eq!(exchange(&mut out), Got::Answer(OUTSIDE_SAYS.to_owned()), "{}", second.log());
     let after = Witness::open(&home.pin_dir(), &[])?.tally()?;
     let told = home.portcullis(&lab.node, &["observe", "--stage", "invalid"])?;
-    assert_eq!(invalid(&after), [], "{}{}", told.stdout, second.log());
+    ensure!(invalid(&after).is_empty(), "{:?} {}{}", invalid(&after), told.stdout, second.log());
     assert_eq!(ask(&lab.outside, NODE, 8080)?, Got::Silence, "the new policy is in force");
     let counts = [&traffic.exchanges, &traffic.begun, &traffic.datagrams, &traffic.tries]
         .map(|count| count.load(Relaxed));
