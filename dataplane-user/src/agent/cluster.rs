@@ -15,6 +15,8 @@ use super::report::Reporting;
 use super::source::KubernetesOptions;
 use super::{Event, Options};
 use crate::index::Snapshot;
+use crate::kubernetes::cluster::Cluster;
+use crate::kubernetes::discovery::Served;
 use crate::kubernetes::follow::{Account, Follower, View};
 use crate::kubernetes::kube_proxy::{Answer, Asker};
 use crate::kubernetes::plan::{Needs, is_calico};
@@ -96,7 +98,7 @@ impl ClusterSource {
         let mut troubles = view.troubles();
         self.waiting = waiting(&view, &self.accepted, self.synced);
         if !self.synced && !self.options.accept_new_cluster {
-            self.waiting.extend(not_copied(&view, &self.accepted));
+            self.waiting.extend(not_copied(view.served(), &view.cluster, &self.accepted));
         }
         if !self.synced && self.restored && !self.waiting.is_empty() {
             let text = format!("the last good state counts until this is read: {}", self.waiting.join(", "));
@@ -263,21 +265,20 @@ fn node_ports_in_use(world: &World) -> String {
 
 /// Objects of the last good state whose kind is served in another group now, and that are not there: a copy that is under
 /// way is no order to delete them.
-fn not_copied(view: &View, accepted: &Accepted) -> Option<String> {
-    let served = view.served()?;
-    if !view.cluster.waiting().is_empty() {
+fn not_copied(served: Option<&Served>, cluster: &Cluster, accepted: &Accepted) -> Option<String> {
+    let served = served?;
+    if !cluster.waiting().is_empty() {
         return None;
     }
     let mut missing = accepted.objects().filter_map(|object| {
-        let (api_version, rest) =
-            object.file.strip_prefix("kubernetes:")?.rsplit_once('/').and_then(|(head, name)| {
-                let (api_version, _) = head.split_once(&format!("/{}", object.key.kind.plural()))?;
-                Some((api_version, name))
-            })?;
+        // kubernetes:GROUP/VERSION/KINDS/[NAMESPACE/]NAME
+        let (head, name) = object.file.strip_prefix("kubernetes:")?.rsplit_once('/')?;
+        let (api_version, namespace) = head.split_once(&format!("/{}", object.key.kind.plural()))?;
+        let namespace = namespace.trim_start_matches('/');
         let now = served
             .version_of(object.key.kind)
             .filter(|now| is_calico(object.key.kind) && now != api_version)?;
-        (!view.cluster.has(object.key.kind, rest)).then(|| format!("{} (not in {now} yet)", object.file))
+        (!cluster.has(object.key.kind, namespace, name)).then(|| format!("{} (not in {now} yet)", object.file))
     });
     let first = missing.next()?;
     Some(match missing.count() {
@@ -310,4 +311,90 @@ fn waiting(view: &View, accepted: &Accepted, synced: bool) -> Vec<String> {
         );
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::kubernetes::plan::{Scope, WatchKey, plan};
+    use crate::kubernetes::{Notice, What};
+    use crate::resource::Document;
+
+    const V3: &str = "projectcalico.org/v3";
+    const STORAGE: &str = "crd.projectcalico.org/v1";
+    const KINDS: [Kind; 2] = [Kind::GlobalNetworkSet, Kind::NetworkSet];
+
+    fn served(version: &str) -> Served {
+        Served::new([(version.to_owned(), KINDS.map(|kind| kind.as_str().to_owned()).into())])
+    }
+
+    /// What an agent before us had accepted of a group: `KINDS/NAME` or `KINDS/NAMESPACE/NAME`.
+    fn accepted(version: &str, places: &[&str]) -> Accepted {
+        let document = |place: &&str| {
+            let words: Vec<&str> = place.split('/').collect();
+            let kind = KINDS.into_iter().find(|kind| kind.plural() == words[0]).unwrap();
+            let namespace = (words.len() > 2).then(|| words[1]);
+            let value = json!({
+                "apiVersion": V3, "kind": kind.as_str(), "spec": {"nets": ["10.0.0.0/8"]},
+                "metadata": {"name": words.last(), "namespace": namespace},
+            });
+            Document::new(format!("kubernetes:{version}/{place}"), 0, value)
+        };
+        let mut accepted = Accepted::default();
+        accepted.replace(places.iter().map(document).collect(), 0);
+        assert_eq!((accepted.objects().count(), accepted.problems()), (places.len(), [].as_slice()));
+        accepted
+    }
+
+    /// A cluster that serves the kinds in this group and has these names, all of it read.
+    fn cluster(version: &str, objects: &[(Kind, &str, &str)]) -> Cluster {
+        let mut cluster = Cluster::new(None);
+        cluster.replan(plan(&served(version), Needs::default()));
+        for key in plan(&served(version), Needs::default()) {
+            let mut notice = |what| cluster.notice(Notice { watch: key.clone(), what }, UNIX_EPOCH);
+            notice(What::ListBegins);
+            for (_, namespace, name) in objects.iter().filter(|(kind, ..)| *kind == key.kind) {
+                let metadata = json!({"metadata": {"name": name, "namespace": namespace}});
+                notice(What::Listed(Arc::new(metadata)));
+            }
+            notice(What::ListEnds { cluster: "c1".into() });
+        }
+        cluster
+    }
+
+    #[test]
+    fn what_is_not_copied_to_the_newer_group_is_missed() {
+        let known = accepted(STORAGE, &["globalnetworksets/default.a", "networksets/team/b"]);
+        let missed = |cluster: &Cluster| not_copied(Some(&served(V3)), cluster, &known);
+        let both = [(Kind::GlobalNetworkSet, "", "a"), (Kind::NetworkSet, "team", "b")];
+        assert_eq!(missed(&cluster(V3, &both)), None, "all is there, under the name that the newer group shows");
+
+        let one = missed(&cluster(V3, &both[1..])).unwrap();
+        assert_eq!(one, "kubernetes:crd.projectcalico.org/v1/globalnetworksets/default.a (not in projectcalico.org/v3 yet)");
+        let none = missed(&cluster(V3, &[])).unwrap();
+        assert!(none.contains("default.a") && none.contains("and 1 more; start the agent with"), "{none}");
+
+        // One of the same name in another namespace is another one.
+        let elsewhere = [both[0], (Kind::NetworkSet, "other", "b")];
+        assert!(missed(&cluster(V3, &elsewhere)).unwrap().contains("networksets/team/b"));
+    }
+
+    #[test]
+    fn what_was_deleted_in_its_own_group_is_not_missed() {
+        let known = accepted(V3, &["globalnetworksets/a", "networksets/team/b"]);
+        assert_eq!(not_copied(Some(&served(V3)), &cluster(V3, &[]), &known), None);
+        let known = accepted(STORAGE, &["globalnetworksets/a"]);
+        assert_eq!(not_copied(Some(&served(STORAGE)), &cluster(STORAGE, &[]), &known), None);
+        // Not served at all is told as that, and an unfinished list tells nothing yet.
+        assert_eq!(not_copied(Some(&served("apps/v1")), &cluster(V3, &[]), &known), None);
+        assert_eq!(not_copied(None, &cluster(V3, &[]), &known), None);
+        let mut unread = cluster(V3, &[]);
+        let later = WatchKey { kind: Kind::Tier, api_version: V3.into(), scope: Scope::All };
+        unread.replan([later].into());
+        assert_eq!(not_copied(Some(&served(V3)), &unread, &known), None);
+    }
 }

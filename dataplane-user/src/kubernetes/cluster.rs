@@ -207,13 +207,13 @@ impl Cluster {
         documents
     }
 
-    /// Is there an object of this name, in any group and namespace?
-    pub fn has(&self, kind: Kind, name: &str) -> bool {
-        let name = (String::new(), name.to_owned());
+    /// Is there an object of this name, in any group? `namespace`: empty for kinds that have none.
+    pub fn has(&self, kind: Kind, namespace: &str, name: &str) -> bool {
+        let wanted = (namespace.to_owned(), name.to_owned());
         self.watches
             .iter()
             .filter(|(key, _)| key.kind == kind)
-            .any(|(_, watch)| watch.live.keys().any(|known| plain_name(known).1 == plain_name(&name).1))
+            .any(|(_, watch)| watch.live.keys().any(|known| plain_name(known) == plain_name(&wanted)))
     }
 
     /// The cluster whose objects these are.

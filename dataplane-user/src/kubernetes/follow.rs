@@ -303,12 +303,13 @@ impl Task {
     }
 }
 
-fn retry(failures: u32) -> Duration {
+/// Before the next attempt, after so many in a row that failed.
+pub(super) fn retry(failures: u32) -> Duration {
     (RETRY * 2u32.saturating_pow(failures.min(8))).min(RETRY_MAX)
 }
 
 /// Half to one and a half of it, so that the nodes of a cluster do not ask in step.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     let chance = RandomState::new().hash_one(()) % 1000;
     pause / 2 + pause.mul_f64(f64::from(u32::try_from(chance).unwrap_or(0)) / 1000.0)
 }

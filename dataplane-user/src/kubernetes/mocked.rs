@@ -288,6 +288,36 @@ async fn a_refused_watch_names_the_right() {
     }
 }
 
+/// A thousand nodes with ten watches each that all ask which cluster answers, as soon as they may, keep an API server
+/// down that has trouble already.
+#[tokio::test(start_paused = true)]
+async fn which_cluster_answers_is_asked_ever_more_slowly() {
+    const PATH: &str = "/apis/projectcalico.org/v3/hostendpoints";
+    let server = Server::start(vec![(PATH, list(&["a"], "7"))]);
+    let (sender, mut notices) = unbounded_channel();
+    let mut watches = Watches::new(server.client.clone(), "node1".into(), sender);
+    watches.replan(&BTreeSet::from([key(Kind::HostEndpoint, V3)]));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let asked = server.script.lock().unwrap().surplus.len();
+    assert!((10..60).contains(&asked), "{asked} times in ten minutes");
+    are_told(&mut notices, &["list", "listed a"]).await;
+    assert!(told(&next(&mut notices).await).contains("cannot read the namespace kube-system"));
+    // It is taken over when that is known.
+    server.script.lock().unwrap().surplus.clear();
+    server.expect(vec![
+        kube_system(),
+        ("watch /apis/projectcalico.org/v3/hostendpoints 7", Answer::Events(Vec::new())),
+    ]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    server.was_asked_exactly_this().await;
+    while let Ok(notice) = notices.try_recv() {
+        if let What::ListEnds { cluster } = notice.what {
+            return assert_eq!(cluster, "c1");
+        }
+    }
+    panic!("the list is not taken over");
+}
+
 /// What every node asks for, where the server serves nothing of Calico's.
 fn core() -> Vec<(&'static str, Answer)> {
     let mut script = Vec::new();

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use kube::api::{ApiResource, DynamicObject};
@@ -18,6 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
 use super::discovery::cluster_id;
+use super::follow::{jittered, retry};
 use super::plan::{Scope, WatchKey};
 use super::slim::slim;
 use super::{Notice, What};
@@ -26,8 +26,6 @@ use super::{Notice, What};
 const WATCH_LIST_SINCE: u32 = 32;
 /// HTTP status of a place in the history that the store has compacted. A whole list follows by itself.
 const GONE: u16 = 410;
-/// Between two attempts to learn which cluster answers.
-const ID_RETRY: Duration = Duration::from_secs(2);
 
 /// The running watches. Dropping it ends them.
 pub struct Watches {
@@ -184,6 +182,7 @@ async fn follow(
 
 /// Asks until it is answered; `None` when nobody listens any more.
 async fn known_cluster(client: &Client, key: &WatchKey, sender: &UnboundedSender<Notice>) -> Option<String> {
+    let mut failures = 0;
     loop {
         match cluster_id(client).await {
             Ok(id) => return Some(id),
@@ -192,7 +191,9 @@ async fn known_cluster(client: &Client, key: &WatchKey, sender: &UnboundedSender
                 sender.send(Notice { watch: key.clone(), what }).ok()?;
             }
         }
-        tokio::time::sleep(ID_RETRY).await;
+        // Every watch of every node asks.
+        tokio::time::sleep(jittered(retry(failures))).await;
+        failures = failures.saturating_add(1);
     }
 }
 
