@@ -53,6 +53,12 @@ impl Manifest {
         let set = objects.iter().find(|o| o["kind"] == "DaemonSet").context("no DaemonSet")?;
         let pod = &set["spec"]["template"]["spec"];
         ensure!(pod["hostNetwork"] == true, "the pod is not in the node's network");
+        // What a kubelet would do beside, and we do not: a hook before the end that takes policy away, say.
+        let alone = list(&pod["containers"]).count() == 1 && pod["initContainers"].is_null();
+        ensure!(
+            alone && pod["containers"][0]["lifecycle"].is_null(),
+            "{file}: more than one container, or hooks"
+        );
         let volumes = list(&pod["volumes"]).map(|v| (word(&v["name"]), v.clone())).collect();
         let container = pod["containers"][0].clone();
         Ok(Self { container, volumes, objects })

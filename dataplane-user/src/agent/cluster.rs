@@ -278,7 +278,8 @@ fn not_copied(served: Option<&Served>, cluster: &Cluster, accepted: &Accepted) -
         let now = served
             .version_of(object.key.kind)
             .filter(|now| is_calico(object.key.kind) && now != api_version)?;
-        (!cluster.has(object.key.kind, namespace, name)).then(|| format!("{} (not in {now} yet)", object.file))
+        (!cluster.has(object.key.kind, namespace, name))
+            .then(|| format!("{} (not in {now} yet)", object.file))
     });
     let first = missing.next()?;
     Some(match missing.count() {
@@ -371,10 +372,17 @@ mod tests {
         let known = accepted(STORAGE, &["globalnetworksets/default.a", "networksets/team/b"]);
         let missed = |cluster: &Cluster| not_copied(Some(&served(V3)), cluster, &known);
         let both = [(Kind::GlobalNetworkSet, "", "a"), (Kind::NetworkSet, "team", "b")];
-        assert_eq!(missed(&cluster(V3, &both)), None, "all is there, under the name that the newer group shows");
+        assert_eq!(
+            missed(&cluster(V3, &both)),
+            None,
+            "all is there, under the name that the newer group shows"
+        );
 
         let one = missed(&cluster(V3, &both[1..])).unwrap();
-        assert_eq!(one, "kubernetes:crd.projectcalico.org/v1/globalnetworksets/default.a (not in projectcalico.org/v3 yet)");
+        assert_eq!(
+            one,
+            "kubernetes:crd.projectcalico.org/v1/globalnetworksets/default.a (not in projectcalico.org/v3 yet)"
+        );
         let none = missed(&cluster(V3, &[])).unwrap();
         assert!(none.contains("default.a") && none.contains("and 1 more; start the agent with"), "{none}");
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use dataplane_common::abi::{ListKind, frontend_flag};
 
+mod automatic;
 mod incremental;
 mod order;
 mod status;

@@ -318,6 +318,37 @@ async fn which_cluster_answers_is_asked_ever_more_slowly() {
     panic!("the list is not taken over");
 }
 
+/// Kubernetes 1.33 has streamed lists, and has them off.
+#[tokio::test]
+async fn a_server_that_streams_no_lists_is_asked_for_them() {
+    const PATH: &str = "/apis/projectcalico.org/v3/hostendpoints";
+    const OFF: &str = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+    let server = Server::start(vec![
+        ("/version", version("33")),
+        ("watch /apis/projectcalico.org/v3/hostendpoints 0", Answer::Refusal(422, OFF)),
+        (PATH, list(&["a"], "7")),
+        kube_system(),
+        ("watch /apis/projectcalico.org/v3/hostendpoints 7", Answer::Events(Vec::new())),
+    ]);
+    let (sender, mut notices) = unbounded_channel();
+    let mut watches = Watches::new(server.client.clone(), "node1".into(), sender);
+    watches.choose_strategy().await.unwrap();
+    watches.replan(&BTreeSet::from([key(Kind::HostEndpoint, V3)]));
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|last| last != "whole, of c1") {
+        heard.push(told(&next(&mut notices).await));
+    }
+    assert!(heard.iter().all(|words| !words.starts_with("failed")), "{heard:?}");
+    server.was_asked_exactly_this().await;
+}
+
+fn version(minor: &str) -> Answer {
+    Answer::Object(
+        json!({"major": "1", "minor": minor, "gitVersion": "", "gitCommit": "", "gitTreeState": "",
+                          "buildDate": "", "goVersion": "", "compiler": "", "platform": ""}),
+    )
+}
+
 /// What every node asks for, where the server serves nothing of Calico's.
 fn core() -> Vec<(&'static str, Answer)> {
     let mut script = Vec::new();
@@ -336,10 +367,8 @@ fn core() -> Vec<(&'static str, Answer)> {
 /// A kind that comes in the older group, then in the newer one: read once in each, and never two at a time for long.
 #[tokio::test(start_paused = true)]
 async fn a_kind_that_moves_is_read_where_it_is_newest() {
-    let version = json!({"major": "1", "minor": "30", "gitVersion": "v1.30.0", "gitCommit": "", "gitTreeState": "",
-                         "buildDate": "", "goVersion": "", "compiler": "", "platform": ""});
     let mut script = core();
-    script.extend([("/version", Answer::Object(version)), kube_system(), groups(&[])]);
+    script.extend([("/version", version("30")), kube_system(), groups(&[])]);
     let server = Server::start(script);
     let client = server.client.clone();
     let connect: Connect = Box::new(move || {

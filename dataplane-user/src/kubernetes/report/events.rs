@@ -206,7 +206,13 @@ mod tests {
             },
             ..shared
         };
-        assert_eq!(name(&of_object, "a"), name(&of_object, "b"));
+        let at = |n: i64| Timestamp::from_second(1_800_000_000 + n).unwrap();
+        let of_node = |n: i64| {
+            let (namespace, event) = event(&of_object, &format!("node{n}"), Some(&format!("uid{n}")), at(n));
+            (namespace, event.metadata.name)
+        };
+        let places: std::collections::BTreeSet<_> = (0..1000).map(of_node).collect();
+        assert_eq!(places.len(), 1, "the API server takes the first");
         assert!(name(&of_object, "a").len() <= 253);
         assert_eq!(event(&of_object, "a", None, Timestamp::UNIX_EPOCH).0, "web");
         assert_ne!(name(&announcement("x"), "a"), name(&announcement("x"), "b"));
