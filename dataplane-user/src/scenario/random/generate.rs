@@ -6,7 +6,8 @@ use super::aim::Targets;
 use super::case::Case;
 use super::dice::Dice;
 use super::pool::Pool;
-use super::talk::Talks;
+use super::talk::{Packet, Talks};
+use super::turn::{self, Turn};
 use super::{hostile, objects, policies};
 use crate::policy::Severity;
 use crate::resource::{self, Store};
@@ -30,13 +31,23 @@ pub(super) fn case(seed: u64, packets: usize) -> Case {
     if dice.percent(30) {
         documents.push(policies::long(&mut dice));
     }
+    let recheck = dice.percent(30);
+    let turn = dice.percent(if recheck { 60 } else { 6 }).then(|| Turn::new(&mut dice, devices[0]));
+    documents.extend(turn.iter().flat_map(|turn| turn.documents.clone()));
     let mut store = Store::default();
     documents.retain(|document| accepted(&mut store, document));
     let (pool, targets) = (Pool::of(&documents), Targets::of(&documents));
-    let recheck = dice.percent(30);
     let live = if dice.percent(25) { Some(live(&mut dice, &pool)) } else { None };
-    let talks = Talks::new(&devices, &pool, &targets, live.as_ref());
-    let steps = steps(&mut dice, talks, &mut store, packets, recheck);
+    let mut talks = Talks::new(&devices, &pool, &targets, live.as_ref());
+    let mut script = Script::default();
+    let turned = turn.map(|turn| script.turn(&mut dice, &mut store, &mut talks, &turn));
+    let changes = match turned {
+        Some(_) => usize::from(recheck && dice.percent(40)),
+        None if recheck => dice.between(1, 2),
+        None => dice.weighted(&[(5, 0), (3, 1), (1, 2)]),
+    };
+    let packets = packets.saturating_sub(turned.unwrap_or(0));
+    let steps = script.go_on(&mut dice, &mut store, talks, packets, changes, recheck);
     let mut spec = json!({"node": "node1", "interfaces": interfaces, "documents": documents, "steps": steps});
     if recheck {
         spec["onPolicyChange"] = "recheck".into();
@@ -118,54 +129,96 @@ fn live(dice: &mut Dice, pool: &Pool) -> Value {
     json!([one(dice, 40000), one(dice, 40001)])
 }
 
-fn steps(dice: &mut Dice, mut talks: Talks, store: &mut Store, packets: usize, recheck: bool) -> Vec<Value> {
-    let mut numbers = Conversations::default();
-    let mut steps = Vec::new();
-    // A change of the world costs the kernel engine more than a hundred packets.
-    let changes = if recheck { dice.between(1, 2) } else { dice.weighted(&[(5, 0), (3, 1), (1, 2)]) };
-    let changes: Vec<usize> = (0..changes).map(|_| dice.below(packets)).collect();
-    // Flows live on, or do not, while something shuts for a while what admitted them.
-    let mut opens_at = None;
-    for number in 0..packets {
-        if changes.contains(&number) {
-            if recheck && opens_at.is_none() && dice.percent(70) {
-                let shut = policies::shut(dice);
-                steps.extend(accepted(store, &shut).then(|| json!({"apply": [shut]})));
-                opens_at = Some(number + dice.between(8, 25));
-            } else {
-                steps.extend(change(dice, store));
-            }
-            talks.world_changed();
-        }
-        if opens_at == Some(number) {
-            let gone = store.delete("GlobalNetworkPolicy", "", policies::SHUT).is_ok();
-            steps
-                .extend(gone.then(|| json!({"delete": [format!("GlobalNetworkPolicy/{}", policies::SHUT)]})));
-            talks.world_changed();
-        }
-        if dice.percent(3) {
-            // Multiples of 15 s: the kernel's own clock runs on meanwhile, and no timeout is close above one.
-            let seconds = dice.one(&[15, 15, 30, 45, 60, 120, 300, 432_000]);
-            steps.push(json!({"advance": format!("{seconds}s")}));
-        }
-        let mut fields = talks.packet(dice);
-        let Ok(spec) = serde_json::from_value::<PacketSpec>(Value::from(fields.clone())) else { continue };
-        let hostile = dice.percent(12);
-        let mut told = numbers.clone();
-        let Ok(mut frame) = packet::frame(&spec, MACS, &mut told) else { continue };
+/// The steps so far.
+#[derive(Default)]
+struct Script {
+    steps: Vec<Value>,
+    numbers: Conversations,
+}
+
+impl Script {
+    fn packet(&mut self, mut fields: Packet, damage: Option<&mut Dice>) {
+        let Ok(spec) = serde_json::from_value::<PacketSpec>(Value::from(fields.clone())) else { return };
+        let mut told = self.numbers.clone();
+        let Ok(mut frame) = packet::frame(&spec, MACS, &mut told) else { return };
         let mut step = Map::new();
-        if hostile {
+        if let Some(dice) = damage {
             let how = hostile::damage(dice, &mut frame);
             step.insert("name".into(), format!("raw: {how}").into());
             fields.retain(|key, _| matches!(key.as_str(), "in" | "out" | "from"));
             fields.insert("raw".into(), hex(&frame).into());
         } else {
-            numbers = told;
+            self.numbers = told;
         }
         step.insert("packet".into(), fields.into());
-        steps.push(step.into());
+        self.steps.push(step.into());
     }
-    steps
+
+    fn apply(&mut self, store: &mut Store, document: &Value) {
+        if accepted(store, document) {
+            self.steps.push(json!({"apply": [document]}));
+        }
+    }
+
+    fn delete(&mut self, store: &mut Store, kind: &str, name: &str) {
+        if store.delete(kind, "", name).is_ok() {
+            self.steps.push(json!({"delete": [format!("{kind}/{name}")]}));
+        }
+    }
+
+    /// Flows whose policy turns. How many packets that took.
+    fn turn(&mut self, dice: &mut Dice, store: &mut Store, talks: &mut Talks, turn: &Turn) -> usize {
+        let parts = turn.parts(dice, talks);
+        let count = parts.len();
+        for part in parts {
+            match part {
+                turn::Part::Packet(fields) => self.packet(fields, None),
+                turn::Part::Apply(document) => self.apply(store, &document),
+                turn::Part::Gone => self.delete(store, "GlobalNetworkPolicy", turn::NAME),
+            }
+        }
+        talks.remember(turn.talks());
+        count
+    }
+
+    /// The rest of the conversation. `shuts`: rather by something that shuts for a while what admitted flows.
+    fn go_on(
+        mut self,
+        dice: &mut Dice,
+        store: &mut Store,
+        mut talks: Talks,
+        packets: usize,
+        changes: usize,
+        shuts: bool,
+    ) -> Vec<Value> {
+        // A change of the world costs the kernel engine more than a hundred packets.
+        let changes: Vec<usize> = (0..changes).map(|_| dice.below(packets)).collect();
+        let mut opens_at = None;
+        for number in 0..packets {
+            if changes.contains(&number) {
+                if shuts && opens_at.is_none() && dice.percent(70) {
+                    self.apply(store, &policies::shut(dice));
+                    opens_at = Some(number + dice.between(8, 25));
+                } else {
+                    self.steps.extend(change(dice, store));
+                }
+                talks.world_changed();
+            }
+            if opens_at == Some(number) {
+                self.delete(store, "GlobalNetworkPolicy", policies::SHUT);
+                talks.world_changed();
+            }
+            if dice.percent(3) {
+                // Multiples of 15 s: the kernel's own clock runs on meanwhile, and no timeout is close above one.
+                let seconds = dice.one(&[15, 15, 30, 45, 60, 120, 300, 432_000]);
+                self.steps.push(json!({"advance": format!("{seconds}s")}));
+            }
+            let fields = talks.packet(dice);
+            let damaged = dice.percent(12);
+            self.packet(fields, damaged.then_some(&mut *dice));
+        }
+        self.steps
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,7 +2,7 @@
 //! every verdict, stage, reason and deciding rule. What they disagree about is made small and written as a scenario.
 //!
 //! Reading order: `dice` → `pool` (addresses and ports) → `selectors`, `rules`, `policies`, `objects` (documents) →
-//! `aim`, `talk`, `hostile` (packets) → `generate` (a case) → `judge` → `shrink` → this file (a run).
+//! `aim`, `talk`, `turn`, `hostile` (packets) → `generate` (a case) → `judge` → `shrink` → this file (a run).
 
 mod aim;
 mod case;
@@ -18,6 +18,7 @@ mod selectors;
 mod shrink;
 mod talk;
 mod text;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -10,21 +10,21 @@ use super::dice::Dice;
 use super::pool::{self, Pool};
 
 /// A packet as the fields of a scenario.
-type Packet = Map<String, Value>;
+pub(super) type Packet = Map<String, Value>;
 
 /// A conversation that may go on.
 #[derive(Clone, Debug)]
-struct Talk {
-    device: String,
+pub(super) struct Talk {
+    pub device: String,
     /// `Some`: the opener is seen at egress; inside, the device it came from.
-    egress: Option<Option<String>>,
-    src: IpAddr,
-    dst: IpAddr,
-    protocol: u8,
-    sport: u16,
-    dport: u16,
+    pub egress: Option<Option<String>>,
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub protocol: u8,
+    pub sport: u16,
+    pub dport: u16,
     /// ICMP: type and code of the first packet, where a rule names them.
-    icmp: Option<(u8, u8)>,
+    pub icmp: Option<(u8, u8)>,
 }
 
 /// Conversations so far, and what new ones are made of.
@@ -83,14 +83,24 @@ impl<'a> Talks<'a> {
         // Rather one of the last.
         let back = dice.below(self.talks.len().min(6));
         let talk = self.talks[self.talks.len() - 1 - back].clone();
+        self.goes_on(&talk, dice)
+    }
+
+    /// Flows that were begun elsewhere go on here.
+    pub(super) fn remember(&mut self, talks: &[Talk]) {
+        self.talks.extend_from_slice(talks);
+    }
+
+    /// A packet of a flow that was begun, or about it.
+    pub(super) fn goes_on(&self, talk: &Talk, dice: &mut Dice) -> Packet {
         match dice.below(20) {
-            0..=6 => self.reply(&talk, dice),
-            7..=10 => data(&talk, dice),
-            11 | 12 => first(&talk, dice),
-            13 | 14 => self.other_leg(&talk, dice),
-            15 | 16 => self.error_about(&talk, dice),
-            17 => flipped_syn(&talk, dice),
-            _ => fragment(&talk, dice),
+            0..=6 => self.reply(talk, dice),
+            7..=10 => data(talk, dice),
+            11 | 12 => first(talk, dice),
+            13 | 14 => self.other_leg(talk, dice),
+            15 | 16 => self.error_about(talk, dice),
+            17 => flipped_syn(talk, dice),
+            _ => fragment(talk, dice),
         }
     }
 
@@ -351,7 +361,7 @@ fn first(talk: &Talk, dice: &mut Dice) -> Packet {
 }
 
 /// An exchange from its beginning to its end, as two honest ends have it.
-fn exchange(talk: &Talk) -> Vec<Packet> {
+pub(super) fn exchange(talk: &Talk) -> Vec<Packet> {
     let packet = |original: bool, fields: &[(&str, Value)]| {
         let mut packet = place(talk);
         let (mut src, mut dst) = (talk.src, talk.dst);
