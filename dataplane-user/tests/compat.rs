@@ -192,7 +192,8 @@ fn page() -> String {
         FelixConfiguration (`failsafeInboundHostPorts`, `failsafeOutboundHostPorts`, `kubeNodePortRanges`, `interfacePrefix`,\n\
         `interfaceExclude`), KubeControllersConfiguration (`controllers.node.hostEndpoint`), Profile (`labelsToApply`, `ingress`,\n\
         `egress`), Node, Namespace, ServiceAccount, Service, EndpointSlice, Pod. What else stands there has no effect, and is\n\
-        told where it could mislead (D13).\n\n### Not read\n\n\
+        told where it could mislead (D13). FelixConfiguration is read as `default` and, on the node NAME, as `node.NAME`,\n\
+        whose fields go before those of `default`.\n\n### Not read\n\n\
         Kubernetes' own NetworkPolicy and StagedKubernetesNetworkPolicy are for pods: `apply` refuses them by name, a watched\n\
         folder passes them over with a note (D43).\n";
     let index = yaml("policies/cases/index.yaml");

@@ -20,7 +20,7 @@ use crate::kubernetes::discovery::Served;
 use crate::kubernetes::follow::{Account, Follower, View};
 use crate::kubernetes::kube_proxy::{Answer, Asker};
 use crate::kubernetes::plan::{Needs, is_calico};
-use crate::policy::{Problem, World};
+use crate::policy::{Problem, World, defaults};
 use crate::resource::Kind;
 use crate::state::KUBERNETES;
 use crate::state::lastgood::LastGood;
@@ -210,7 +210,7 @@ impl ClusterSource {
             silent: answer.silent,
             node_port_addresses: nets.iter().map(ToString::to_string).collect(),
             because,
-            node_ports: node_ports_in_use(world),
+            node_ports: node_ports_in_use(world, node),
         }
     }
 }
@@ -248,10 +248,10 @@ fn node_ports_at(given: &[IpNet], answer: &Answer, world: &World, node: &str) ->
 }
 
 /// The API tells no range: what its Services use is what counts.
-fn node_ports_in_use(world: &World) -> String {
+fn node_ports_in_use(world: &World, node: &str) -> String {
     let ports: BTreeSet<u16> =
         world.services.values().flat_map(|s| &s.ports).filter_map(|port| port.node_port).collect();
-    match (ports.first(), ports.last(), &world.felix.node_port_ranges) {
+    match (ports.first(), ports.last(), &defaults::felix_of(world, node).node_port_ranges) {
         (Some(first), Some(last), _) => format!(
             "{} in use by Services, {first} to {last}; the API server does not tell its range, and only these count",
             ports.len()

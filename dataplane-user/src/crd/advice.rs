@@ -69,9 +69,11 @@ pub(super) fn on_settings() -> Policy {
         variables: vec![spec_variable()],
         validations: vec![
             (
-                format!("object.metadata.name == '{DEFAULT_NAME}'"),
+                format!(
+                    "object.metadata.name == '{DEFAULT_NAME}' || object.metadata.name.startsWith('node.')"
+                ),
                 said(
-                    "only the FelixConfiguration called `default` is read; this one has no effect on host policy",
+                    "only `default` and, for the node NAME, `node.NAME` are read; this one has no effect on host policy",
                 ),
             ),
             (

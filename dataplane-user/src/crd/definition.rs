@@ -70,7 +70,7 @@ fn root(kind: Kind) -> Schema {
         Kind::NetworkSet => frame(optional("spec", endpoint::network_set()))
             .describe("Networks with labels, of one namespace, for selectors of rules."),
         Kind::FelixConfiguration => frame(optional("spec", config::felix()))
-            .describe("Settings for every node; only the one called `default` is read, and of it only these fields."),
+            .describe("Settings: `default` for every node; `node.NAME` for the node NAME, whose fields go before those of `default`. Of both only these fields are read."),
         Kind::KubeControllersConfiguration => frame(optional("spec", config::kube_controllers())).describe(
             "Host endpoints for nodes that have none; only the one called `default` is read, and of it only these fields.",
         ),

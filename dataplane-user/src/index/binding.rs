@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::policy::{Device, HepInterface, HostEndpoint, NodeView, World};
+use crate::policy::{Device, HepInterface, HostEndpoint, NodeView, World, defaults};
 
 /// Calico's default `interfacePrefix`: always a pod's, whatever names it (D47).
 const CALICO_PREFIX: &str = "cali";
@@ -213,27 +213,28 @@ enum Kind {
 /// D47, D5 and `interfaceExclude`, decided once per node.
 struct DeviceKinds<'a> {
     view: &'a NodeView,
-    configured_prefixes: Vec<&'a str>,
-    excluded: Vec<Exclude<'a>>,
+    configured_prefixes: Vec<String>,
+    excluded: Vec<Exclude>,
     named: BTreeSet<&'a str>,
 }
 
-enum Exclude<'a> {
-    Name(&'a str),
+enum Exclude {
+    Name(String),
     Pattern(regex::Regex),
 }
 
 impl<'a> DeviceKinds<'a> {
-    fn new(ours: &[&'a HostEndpoint], world: &'a World, view: &'a NodeView) -> Self {
+    fn new(ours: &[&'a HostEndpoint], world: &World, view: &'a NodeView) -> Self {
         let named = ours.iter().filter_map(|h| match &h.interface {
             HepInterface::Named(name) => Some(name.as_str()),
             HepInterface::All | HepInterface::ByAddress => None,
         });
-        let configured_prefixes = world.felix.interface_prefixes.iter().flatten();
-        let configured_prefixes = configured_prefixes.map(String::as_str).filter(|p| !p.is_empty()).collect();
-        let excluded = match &world.felix.interface_exclude {
-            Some(entries) => entries.iter().map(|e| Exclude::new(e)).collect(),
-            None => vec![Exclude::Name(EXCLUDED)],
+        let felix = defaults::felix_of(world, &view.name);
+        let configured_prefixes = felix.interface_prefixes.into_iter().flatten();
+        let configured_prefixes = configured_prefixes.filter(|p| !p.is_empty()).collect();
+        let excluded = match felix.interface_exclude {
+            Some(entries) => entries.into_iter().map(Exclude::new).collect(),
+            None => vec![Exclude::Name(EXCLUDED.to_owned())],
         };
         Self { view, configured_prefixes, excluded, named: named.collect() }
     }
@@ -253,7 +254,7 @@ impl<'a> DeviceKinds<'a> {
         if device.default_route || self.named.contains(device.name.as_str()) {
             return false;
         }
-        let mut prefixes = self.configured_prefixes.iter().copied().chain(OTHER_PREFIXES);
+        let mut prefixes = self.configured_prefixes.iter().map(String::as_str).chain(OTHER_PREFIXES);
         if prefixes.any(|p| device.name.starts_with(p)) {
             return true;
         }
@@ -267,9 +268,9 @@ impl<'a> DeviceKinds<'a> {
     }
 }
 
-impl<'a> Exclude<'a> {
+impl Exclude {
     /// `kube-ipvs0`, or `/^nm-/` as a regular expression.
-    fn new(text: &'a str) -> Self {
+    fn new(text: String) -> Self {
         let pattern = text.strip_prefix('/').and_then(|t| t.strip_suffix('/'));
         match pattern.and_then(|p| regex::Regex::new(p).ok()) {
             Some(pattern) => Self::Pattern(pattern),
@@ -278,7 +279,7 @@ impl<'a> Exclude<'a> {
     }
     fn matches(&self, name: &str) -> bool {
         match self {
-            Self::Name(n) => *n == name,
+            Self::Name(n) => n == name,
             Self::Pattern(p) => p.is_match(name),
         }
     }

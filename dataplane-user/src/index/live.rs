@@ -14,7 +14,7 @@ use super::resolver::{Answers, Resolver};
 use super::services::{Backends, is_forwarded};
 use super::sets::{SetId, Sets};
 use super::{EmptySelector, Facts, Snapshot, auto, binding, lists, local, services};
-use crate::policy::{Changes, NodeView, World};
+use crate::policy::{Changes, NodeView, World, defaults};
 
 /// What one node enforces, kept up to date.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl Index {
         }
         if ways_in {
             snapshot.frontends = services::frontends(world, &snapshot.own, &self.forwarded);
-            snapshot.node_ports = services::node_port_ranges(world);
+            snapshot.node_ports = services::node_port_ranges(world, &snapshot.node);
         }
         if changes.services || !changes.pods.is_empty() {
             snapshot.internal = local::internal_ranges(world, &snapshot.devices);
@@ -161,6 +161,7 @@ impl Lists {
             misses: resolved.misses,
             host_endpoints,
         };
+        let felix = defaults::felix_of(world, &view.name);
         let snapshot = Snapshot {
             node: view.name.clone(),
             endpoints: resolved.endpoints,
@@ -168,10 +169,10 @@ impl Lists {
             frontends: services::frontends(world, &own, forwarded),
             own,
             internal: local::internal_ranges(world, &bindings.devices),
-            failsafe_inbound: local::failsafe_inbound(world),
-            failsafe_outbound: local::failsafe_outbound(world),
+            failsafe_inbound: local::failsafe_inbound(&felix),
+            failsafe_outbound: local::failsafe_outbound(&felix),
             infra: local::infra_peers(world, view),
-            node_ports: services::node_port_ranges(world),
+            node_ports: services::node_port_ranges(world, &view.name),
             on_policy_change: view.settings.on_policy_change,
             grace_seconds: view.settings.grace_seconds,
             devices: bindings.devices,

@@ -7,7 +7,7 @@ use dataplane_common::abi::own_flag;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::binding::DeviceBinding;
-use crate::policy::{Failsafe, NodeView, Protocol, World, defaults};
+use crate::policy::{Failsafe, FelixConfiguration, NodeView, Protocol, World, defaults};
 
 /// Calico's device for IPVS: its addresses are the cluster's, not this node's, so no NodePort is there.
 const IPVS_DEVICE: &str = "kube-ipvs0";
@@ -71,13 +71,13 @@ pub fn internal_ranges(world: &World, devices: &BTreeMap<String, DeviceBinding>)
 }
 
 /// As configured, or the defaults (D1).
-pub fn failsafe_inbound(world: &World) -> Vec<Failsafe> {
-    world.felix.failsafe_inbound.clone().unwrap_or_else(defaults::failsafe_inbound)
+pub fn failsafe_inbound(felix: &FelixConfiguration) -> Vec<Failsafe> {
+    felix.failsafe_inbound.clone().unwrap_or_else(defaults::failsafe_inbound)
 }
 
 /// As configured, or the defaults (D1, D2).
-pub fn failsafe_outbound(world: &World) -> Vec<Failsafe> {
-    world.felix.failsafe_outbound.clone().unwrap_or_else(defaults::failsafe_outbound)
+pub fn failsafe_outbound(felix: &FelixConfiguration) -> Vec<Failsafe> {
+    felix.failsafe_outbound.clone().unwrap_or_else(defaults::failsafe_outbound)
 }
 
 /// D39: InternalIPs of the other nodes, for each kind of tunnel that exists here.

@@ -7,7 +7,7 @@ use dataplane_common::abi::{frontend_flag, own_flag};
 use ipnet::IpNet;
 
 use super::local::is_own;
-use crate::policy::{EndpointSlice, NodeView, Pod, PortRange, Protocol, ServicePort, World};
+use crate::policy::{EndpointSlice, NodeView, Pod, PortRange, Protocol, ServicePort, World, defaults};
 
 /// (address, protocol, port) → `frontend_flag` bits.
 type Frontends = BTreeMap<(IpAddr, Protocol, u16), u32>;
@@ -92,9 +92,9 @@ pub fn frontends(world: &World, own: &BTreeMap<IpNet, u32>, forwarded: &BTreeSet
 }
 
 /// `kubeNodePortRanges`, which only counts as long as no Service is known (D3).
-pub fn node_port_ranges(world: &World) -> Vec<PortRange> {
+pub fn node_port_ranges(world: &World, node: &str) -> Vec<PortRange> {
     if world.services.is_empty() {
-        world.felix.node_port_ranges.clone().unwrap_or_default()
+        defaults::felix_of(world, node).node_port_ranges.unwrap_or_default()
     } else {
         Vec::new()
     }

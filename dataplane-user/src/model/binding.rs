@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::policy::{Device, HepInterface, HostEndpoint, Labels, Node, NodeView, World};
+use crate::policy::{Device, FelixConfiguration, HepInterface, HostEndpoint, Labels, Node, NodeView, World};
 
 /// What governs a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +110,16 @@ fn automatic(world: &World, view: &NodeView, node: &Node) -> Vec<HostEndpoint> {
     made
 }
 
+/// A field of the node's own FelixConfiguration, where it has one that says something, else of `default`.
+pub(crate) fn felix<T>(
+    world: &World,
+    view: &NodeView,
+    field: impl Fn(&FelixConfiguration) -> Option<T>,
+) -> Option<T> {
+    let own = world.felix_of_nodes.get(&view.name).and_then(&field);
+    if own.is_some() { own } else { field(&world.felix) }
+}
+
 /// D47.
 pub(crate) fn is_workload(world: &World, view: &NodeView, name: &str) -> bool {
     let device = view.devices.get(name);
@@ -122,7 +132,7 @@ pub(crate) fn is_workload(world: &World, view: &NodeView, name: &str) -> bool {
     if named || device.is_some_and(|d| d.default_route || d.loopback) {
         return false;
     }
-    let configured = world.felix.interface_prefixes.clone().unwrap_or_default();
+    let configured = felix(world, view, |f| f.interface_prefixes.clone()).unwrap_or_default();
     let mut prefixes: Vec<&str> = configured.iter().map(String::as_str).collect();
     prefixes.extend(["veth", "lxc", "eni", "gke", "azv"]);
     if prefixes.iter().any(|p| name.starts_with(p)) {
@@ -138,8 +148,9 @@ pub(crate) fn is_workload(world: &World, view: &NodeView, name: &str) -> bool {
 }
 
 /// `interfaceExclude` (§7): names, and regular expressions between slashes.
-pub(crate) fn is_excluded(world: &World, name: &str) -> bool {
-    let entries = world.felix.interface_exclude.clone().unwrap_or_else(|| vec!["kube-ipvs0".into()]);
+pub(crate) fn is_excluded(world: &World, view: &NodeView, name: &str) -> bool {
+    let entries =
+        felix(world, view, |f| f.interface_exclude.clone()).unwrap_or_else(|| vec!["kube-ipvs0".into()]);
     entries.iter().any(|entry| match entry.strip_prefix('/').and_then(|e| e.strip_suffix('/')) {
         Some(pattern) => regex::Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(name)),
         None => entry == name,
@@ -152,7 +163,7 @@ pub(crate) fn governor(world: &World, view: &NodeView, name: &str) -> Governor {
     if device.loopback && !view.settings.govern_loopback {
         return Governor::None;
     }
-    if is_excluded(world, name) {
+    if is_excluded(world, view, name) {
         return Governor::None;
     }
     // A BTreeMap: the smallest name comes first and wins.

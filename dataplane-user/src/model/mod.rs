@@ -157,7 +157,7 @@ impl Model {
     fn record_ungoverned(&mut self, place: &Place<'_>, packet: &Packet) {
         let device = self.view.devices.get(place.device);
         let host = device.is_some_and(|d| !d.loopback)
-            && !binding::is_excluded(&self.world, place.device)
+            && !binding::is_excluded(&self.world, &self.view, place.device)
             && !binding::is_workload(&self.world, &self.view, place.device);
         if host && binding::any_governed(&self.world, &self.view) {
             let says = self.flow(place, packet, &mut Vec::new());

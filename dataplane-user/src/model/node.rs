@@ -72,8 +72,10 @@ impl<'a> Node<'a> {
             world,
             view,
             peers: peers::all(world, view),
-            inbound: world.felix.failsafe_inbound.clone().unwrap_or_else(default_inbound),
-            outbound: world.felix.failsafe_outbound.clone().unwrap_or_else(default_outbound),
+            inbound: binding::felix(world, view, |f| f.failsafe_inbound.clone())
+                .unwrap_or_else(default_inbound),
+            outbound: binding::felix(world, view, |f| f.failsafe_outbound.clone())
+                .unwrap_or_else(default_outbound),
             own: view.devices.values().flat_map(|d| d.addresses.iter().map(IpNet::addr)).collect(),
         }
     }
@@ -162,7 +164,8 @@ impl<'a> Node<'a> {
             return Frontend::Service;
         }
         if self.world.services.is_empty() && matches!(protocol, 6 | 17 | 132) && self.owns(ip) {
-            let ranges = self.world.felix.node_port_ranges.as_deref().unwrap_or_default();
+            let ranges =
+                binding::felix(self.world, self.view, |f| f.node_port_ranges.clone()).unwrap_or_default();
             if ranges.iter().any(|r| (r.first..=r.last).contains(&port)) {
                 return Frontend::Service;
             }

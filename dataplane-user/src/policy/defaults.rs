@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Action, EntityRule, Failsafe, Labels, Order, Profile, Rule, Tier, TierDefault, World};
+use super::{
+    Action, EntityRule, Failsafe, FelixConfiguration, Labels, Order, Profile, Rule, Tier, TierDefault, World,
+};
 
 /// The tier of policies that name none.
 pub const DEFAULT_TIER: &str = "default";
@@ -13,6 +15,25 @@ pub const DEFAULT_ALLOW_PROFILE: &str = "projectcalico-default-allow";
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+
+/// What holds on a node: field by field, its own FelixConfiguration goes before `default`. `None`: our default.
+pub fn felix_of(world: &World, node: &str) -> FelixConfiguration {
+    let FelixConfiguration {
+        failsafe_inbound,
+        failsafe_outbound,
+        node_port_ranges,
+        interface_prefixes,
+        interface_exclude,
+    } = world.felix_of_nodes.get(node).cloned().unwrap_or_default();
+    let all = world.felix.clone();
+    FelixConfiguration {
+        failsafe_inbound: failsafe_inbound.or(all.failsafe_inbound),
+        failsafe_outbound: failsafe_outbound.or(all.failsafe_outbound),
+        node_port_ranges: node_port_ranges.or(all.node_port_ranges),
+        interface_prefixes: interface_prefixes.or(all.interface_prefixes),
+        interface_exclude: interface_exclude.or(all.interface_exclude),
+    }
+}
 
 /// The tiers of §1.6.
 pub fn built_in_tiers() -> BTreeMap<String, Tier> {

@@ -354,7 +354,7 @@ pub struct Failsafe {
     pub net: Option<IpNet>,
 }
 
-/// What FelixConfiguration `default` says that concerns us. `None`: our default.
+/// What a FelixConfiguration says that concerns us. `None`: nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FelixConfiguration {
     pub failsafe_inbound: Option<Vec<Failsafe>>,
@@ -400,7 +400,10 @@ pub struct World {
     pub pods: BTreeMap<(String, String), Pod>,
     pub services: BTreeMap<(String, String), Service>,
     pub endpoint_slices: BTreeMap<(String, String), EndpointSlice>,
+    /// Of the one called `default`.
     pub felix: FelixConfiguration,
+    /// Of those called `node.NAME`, by NAME.
+    pub felix_of_nodes: BTreeMap<String, FelixConfiguration>,
     pub kube_controllers: KubeControllersConfiguration,
 }
 

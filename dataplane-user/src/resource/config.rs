@@ -21,6 +21,11 @@ pub(crate) const MAX_TEMPLATES: usize = 256;
 /// The name of the configuration that holds for everybody.
 pub(crate) const DEFAULT_NAME: &str = "default";
 
+/// The node whose own FelixConfiguration has this name.
+pub(crate) fn node_of(name: &str) -> Option<&str> {
+    name.strip_prefix("node.").filter(|node| !node.is_empty())
+}
+
 /// Settings of Felix whose subject is decided here in another way.
 pub(crate) const DECIDED_OTHERWISE: [(&str, &str); 16] = [
     ("bpfEnabled", "this program always enforces by eBPF, beside kube-proxy (D11)"),

@@ -121,7 +121,12 @@ fn convert(ctx: &mut Context, meta: &Meta, root: &mut super::fields::Fields<'_>)
         }
         Kind::Profile => Object::Profile(endpoint::profile(ctx, meta, root)?),
         Kind::FelixConfiguration => {
-            note_other_name(ctx, meta);
+            let name = &meta.key.name;
+            if name != config::DEFAULT_NAME && config::node_of(name).is_none() {
+                let message =
+                    "only `default` and, for the node NAME, `node.NAME` are read; this one has no effect";
+                ctx.report(Severity::Note, "metadata.name", meta.name(), message);
+            }
             Object::Felix(config::felix(ctx, meta, root)?)
         }
         Kind::KubeControllersConfiguration => {
@@ -164,7 +169,12 @@ impl Object {
             Self::KubeControllers(kube) if key.name == config::DEFAULT_NAME => {
                 world.kube_controllers = kube.clone()
             }
-            Self::Felix(_) | Self::KubeControllers(_) => {}
+            Self::Felix(felix) => {
+                if let Some(node) = config::node_of(&key.name) {
+                    world.felix_of_nodes.insert(node.to_owned(), felix.clone());
+                }
+            }
+            Self::KubeControllers(_) => {}
             Self::Node(node) => drop(world.nodes.insert(name(), node.clone())),
             Self::Namespace(namespace) => drop(world.namespaces.insert(name(), namespace.clone())),
             Self::ServiceAccount(account) => drop(world.service_accounts.insert(pair(), account.clone())),
@@ -188,7 +198,10 @@ impl Object {
             Self::KubeControllers(_) if key.name == config::DEFAULT_NAME => {
                 world.kube_controllers = Default::default()
             }
-            Self::Felix(_) | Self::KubeControllers(_) => {}
+            Self::Felix(_) => {
+                config::node_of(&key.name).and_then(|node| world.felix_of_nodes.remove(node));
+            }
+            Self::KubeControllers(_) => {}
             Self::Node(_) => drop(world.nodes.remove(&key.name)),
             Self::Namespace(_) => drop(world.namespaces.remove(&key.name)),
             Self::ServiceAccount(_) => drop(world.service_accounts.remove(&pair())),

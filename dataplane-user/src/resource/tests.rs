@@ -5,6 +5,7 @@ use crate::policy::{Direction, Family, World};
 
 mod config;
 mod seeds;
+mod sentences;
 mod store;
 
 pub(super) fn apply(text: &str) -> (World, Report) {

@@ -2,7 +2,7 @@
 
 use super::super::{Store, documents_from_str};
 use super::{accepted, apply, gnp, hep, messages, refused, rule, set};
-use crate::policy::Severity;
+use crate::policy::{Severity, defaults};
 
 fn felix(spec: &str) -> String {
     format!(
@@ -30,6 +30,29 @@ fn settings_that_do_nothing_are_told_and_misspelt_ones_are_warned_of() {
     assert_eq!(notes[0].0, "spec.defaultEndpointToHostAction");
     assert!(notes[0].1.contains("D26"), "{notes:?}");
     assert_eq!(notes[1], ("spec.logSeverityScreen", "has no effect here: is not used by this program"));
+}
+
+#[test]
+fn the_settings_of_a_node_go_before_those_of_all_field_by_field() {
+    let named = |name: &str, spec: &str| felix(spec).replace("default", name);
+    let documents = [
+        felix("failsafeInboundHostPorts: [{port: 22}], failsafeOutboundHostPorts: [{port: 23}]"),
+        named("node.n1", "failsafeInboundHostPorts: [], interfacePrefix: tap, kubeNodePortRanges: ['1:2']"),
+        named("n2", "interfaceExclude: eth1"),
+    ];
+    let (world, report) = apply(&documents.join("---\n"));
+    let notes: Vec<_> = report.notes().map(|n| n.message.as_str()).collect();
+    assert_eq!(
+        notes,
+        ["only `default` and, for the node NAME, `node.NAME` are read; this one has no effect"]
+    );
+    let own = defaults::felix_of(&world, "n1");
+    assert_eq!(own.failsafe_inbound, Some(Vec::new()), "none, not the others'");
+    assert_eq!(own.failsafe_outbound.unwrap()[0].port, 23);
+    assert_eq!(own.interface_prefixes.unwrap(), ["tap"]);
+    assert_eq!(own.node_port_ranges.unwrap()[0].last, 2);
+    assert_eq!(own.interface_exclude, None);
+    assert_eq!(defaults::felix_of(&world, "n2"), world.felix);
 }
 
 #[test]

@@ -93,7 +93,13 @@ impl Lab {
             .set_routes(world, &view, &snapshot.facts.workload)
             .context("cannot set the scenario's routes")?;
         let tables = compile::compile(&snapshot)?;
+        self.hold_clock()?;
         self.dataplane.apply(&tables)?;
+        let now_ns = self.dataplane.now_ns()?;
+        if self.dataplane.generations().devices().values().any(|d| d.grace_until_ns > now_ns) {
+            // A grace counts from what the clock was meanwhile: nothing of that is taken back.
+            self.told_ns = self.told_ns.max(now_ns.saturating_sub(RUNS_BY_ITSELF_NS));
+        }
         let carrying = snapshot.devices.iter().filter(|(_, d)| d.carries_programs());
         self.carrying = carrying.map(|(name, _)| name.clone()).collect();
         self.has_untracked =
@@ -124,6 +130,8 @@ impl Lab {
     }
     /// D17 (a): an adopted flow is confirmed, and admitted at both hooks.
     pub(super) fn adopt(&mut self, flows: &[LiveFlow]) -> anyhow::Result<()> {
+        // What took long until now is taken back first, or these flows would be younger than the scenario says.
+        self.hold_clock()?;
         let adoption = Adoption {
             now_ns: self.dataplane.now_ns()?,
             generation: self.dataplane.generations().number(),

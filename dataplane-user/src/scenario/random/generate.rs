@@ -32,7 +32,7 @@ pub(super) fn case(seed: u64, packets: usize) -> Case {
         documents.push(policies::long(&mut dice));
     }
     let recheck = dice.percent(30);
-    let turn = dice.percent(if recheck { 60 } else { 6 }).then(|| Turn::new(&mut dice, devices[0]));
+    let turn = dice.percent(if recheck { 60 } else { 6 }).then(|| Turn::new(&mut dice, &devices));
     documents.extend(turn.iter().flat_map(|turn| turn.documents.clone()));
     let mut store = Store::default();
     documents.retain(|document| accepted(&mut store, document));

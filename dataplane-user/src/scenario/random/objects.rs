@@ -26,7 +26,8 @@ pub(super) fn all(dice: &mut Dice, devices: &[&str]) -> Vec<Value> {
         all.extend(nodes(dice));
     }
     if dice.percent(30) {
-        all.push(felix(dice));
+        let count = dice.between(1, 2);
+        all.extend((0..count).map(|_| felix(dice)));
     }
     if dice.percent(12) {
         all.push(controllers(dice));
@@ -256,7 +257,8 @@ pub(super) fn felix(dice: &mut Dice) -> Value {
     if dice.percent(10) {
         spec.insert("interfacePrefix".into(), dice.pick(&["cali,eth1", "tap"]).into());
     }
-    json!({"apiVersion": CALICO, "kind": "FelixConfiguration", "metadata": {"name": "default"}, "spec": spec})
+    let name = dice.pick(&["default", "default", "default", "node.node1", "node.node1", "node.node2"]);
+    json!({"apiVersion": CALICO, "kind": "FelixConfiguration", "metadata": {"name": name}, "spec": spec})
 }
 
 fn controllers(dice: &mut Dice) -> Value {

@@ -12,6 +12,8 @@ use super::talk::{Packet, Talk, Talks, exchange};
 const CALICO: &str = "projectcalico.org/v3";
 /// Name of the policy, its tier and its network set.
 pub(super) const NAME: &str = "turn";
+/// Addresses that this node forwards to.
+const BEHIND: [&str; 2] = ["192.0.2.55", "fd01::99"];
 /// So many times the policy turns.
 const TURNS: usize = 2;
 
@@ -30,6 +32,8 @@ pub(super) enum Part {
 pub(super) struct Turn {
     pub documents: Vec<Value>,
     talks: Vec<Talk>,
+    /// Where what is forwarded leaves.
+    leaves: String,
 }
 
 /// What a version of the policy says about a flow.
@@ -45,7 +49,9 @@ enum Fate {
 }
 
 impl Turn {
-    pub(super) fn new(dice: &mut Dice, device: &str) -> Self {
+    pub(super) fn new(dice: &mut Dice, devices: &[&str]) -> Self {
+        let device = devices[0];
+        let leaves = if dice.percent(60) { device } else { dice.pick(devices) }.to_owned();
         let talks: Vec<Talk> = (0..3).map(|number| talk(dice, device, number)).collect();
         let action = dice.pick(&["Pass", "Pass", "Deny"]);
         let mut documents = vec![
@@ -60,7 +66,7 @@ impl Turn {
         if dice.percent(60) {
             documents.push(watch(dice));
         }
-        Self { documents, talks }
+        Self { documents, talks, leaves }
     }
 
     /// The flows begin, and twice the policy turns and they go on.
@@ -68,7 +74,8 @@ impl Turn {
         let mut parts = Vec::new();
         for talk in &self.talks {
             let said = dice.between(2, 4);
-            parts.extend(exchange(talk).into_iter().take(said).map(Part::Packet));
+            let said = exchange(talk).into_iter().take(said);
+            parts.extend(said.flat_map(|packet| self.legs(talk, packet)).map(Part::Packet));
         }
         for _ in 0..TURNS {
             parts.push(self.change(dice));
@@ -80,6 +87,18 @@ impl Turn {
             }
         }
         parts
+    }
+
+    /// What is forwarded leaves too.
+    fn legs(&self, talk: &Talk, packet: Packet) -> Vec<Packet> {
+        let Some(device) = packet.get("in").filter(|_| is_behind(talk.dst) && talk.egress.is_none()) else {
+            return vec![packet];
+        };
+        let mut leg = packet.clone();
+        leg.insert("from".into(), device.clone());
+        leg.insert("out".into(), self.leaves.as_str().into());
+        leg.remove("in");
+        vec![packet, leg]
     }
 
     pub(super) fn talks(&self) -> &[Talk] {
@@ -110,11 +129,11 @@ fn talk(dice: &mut Dice, device: &str, number: u16) -> Talk {
     let far =
         if number == 0 { ip("203.0.113.7", "2001:db8::7") } else { ip("198.51.100.1", "2001:db8:0:1::1") };
     let own = ip("10.240.0.11", "fd00::11");
-    let behind = ip("192.0.2.55", "fd01::99");
+    let behind = ip(BEHIND[0], BEHIND[1]);
     let (egress, src, dst) = match dice.below(10) {
-        0..=4 => (None, far, own),
-        5 | 6 => (Some(None), own, far),
-        7 | 8 => (None, far, behind),
+        0..=3 => (None, far, own),
+        4 | 5 => (Some(None), own, far),
+        6..=8 => (None, far, behind),
         _ => (Some(Some(device.to_owned())), behind, far),
     };
     let protocol = match dice.below(10) {
@@ -151,6 +170,10 @@ fn set(dice: &mut Dice, talks: &[Talk], fewer: bool) -> Value {
     }
     json!({"apiVersion": CALICO, "kind": "GlobalNetworkSet",
         "metadata": {"name": NAME, "labels": {"side": "far"}}, "spec": {"nets": nets}})
+}
+
+fn is_behind(ip: IpAddr) -> bool {
+    BEHIND.iter().any(|text| text.parse() == Ok(ip))
 }
 
 fn far(talk: &Talk) -> IpAddr {
@@ -237,23 +260,30 @@ fn by_the_book(dice: &mut Dice, talk: &Talk) -> Packet {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{aim::Targets, pool::Pool};
     use super::*;
 
     #[test]
-    fn the_policy_is_for_the_flows_and_changes_under_them() {
+    fn the_policy_changes_under_flows_and_packets_follow() {
+        let (pool, targets) = (Pool::of(&[]), Targets::of(&[]));
+        let talks = Talks::new(&["eth0"], &pool, &targets, None);
+        let mut legs = 0;
         for seed in 0..50 {
             let mut dice = Dice::new(seed);
-            let turn = Turn::new(&mut dice, "eth0");
-            let (pool, targets) = (super::super::pool::Pool::of(&[]), super::super::aim::Targets::of(&[]));
-            let talks = Talks::new(&["eth0"], &pool, &targets, None);
+            let turn = Turn::new(&mut dice, &["eth0", "eth1"]);
             let parts = turn.parts(&mut dice, &talks);
-            let first = parts.iter().position(|p| !matches!(p, Part::Packet(_))).expect("a change");
-            assert!(first >= 6 && matches!(parts[first + 1..].first(), Some(Part::Packet(_))), "seed {seed}");
-            assert_eq!(parts.iter().filter(|p| !matches!(p, Part::Packet(_))).count(), TURNS, "seed {seed}");
-            // Nothing of the answers' direction is allowed to begin with.
-            for talk in turn.talks() {
-                assert_ne!((talk.src, talk.sport), (talk.dst, talk.dport));
-            }
+            let changes: Vec<usize> =
+                (0..parts.len()).filter(|i| !matches!(parts[*i], Part::Packet(_))).collect();
+            assert_eq!(changes.len(), TURNS, "seed {seed}");
+            assert!(
+                changes[0] >= 6 && changes[1] > changes[0] + 5 && parts.len() > changes[1] + 5,
+                "seed {seed}"
+            );
+            // A mirror's rule must not be about the flow itself.
+            assert!(turn.talks().iter().all(|talk| (talk.src, talk.sport) != (talk.dst, talk.dport)));
+            let leaves = |part: &Part| matches!(part, Part::Packet(p) if p.contains_key("from"));
+            legs += parts.iter().filter(|part| leaves(part)).count();
         }
+        assert!(legs > 100, "{legs}");
     }
 }
