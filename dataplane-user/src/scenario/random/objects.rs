@@ -26,8 +26,11 @@ pub(super) fn all(dice: &mut Dice, devices: &[&str]) -> Vec<Value> {
         all.extend(nodes(dice));
     }
     if dice.percent(30) {
-        let count = dice.between(1, 2);
-        all.extend((0..count).map(|_| felix(dice)));
+        let (one, other) = (felix(dice), felix(dice));
+        if other["metadata"] != one["metadata"] {
+            all.push(other);
+        }
+        all.push(one);
     }
     if dice.percent(12) {
         all.push(controllers(dice));

@@ -164,7 +164,8 @@ fn set(dice: &mut Dice, talks: &[Talk], fewer: bool) -> Value {
     let mut nets = vec!["198.18.9.0/24".to_owned()];
     for talk in talks {
         let net = far(talk).to_string();
-        if !nets.contains(&net) && !(fewer && dice.percent(60)) {
+        let goes = fewer && dice.percent(60);
+        if !goes && !nets.contains(&net) {
             nets.push(net);
         }
     }
