@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::{helm::Helm, kubernetes::Cluster};
 
-use super::{DEFINITIONS, PATIENCE, command, compare, defined, in_effect, object, run};
+use super::{PATIENCE, command, compare, defined, in_effect, object, remove_definitions, run};
 
 const STATUS: &str = "/apis/portcullis.dev/v1alpha1/nodepolicystatuses";
 
@@ -53,7 +53,7 @@ fn report(cluster: &Cluster, token: &str, node: &str) -> Result<(u16, Value)> {
 }
 
 /// Each agent writes the status of its own node alone, with the token that its pod has; policies that nobody can
-/// understand are refused; and what was stored before is neither shut in nor in the way of an upgrade. Takes some 10 s.
+/// understand are refused; and what was stored before is neither shut in nor in the way of an upgrade. Takes some 12 s.
 #[test]
 fn what_the_chart_installs_refuses_what_it_must() {
     run("what_the_chart_installs_refuses_what_it_must", |cluster, _| {
@@ -153,14 +153,7 @@ fn the_command_leaves_to_helm_what_is_helms() {
         ensure!(defined(cluster)? == before);
 
         // Helm left Calico's kinds to the command, and installed the rest.
-        for (name, _) in before {
-            cluster.request("DELETE", &format!("{DEFINITIONS}/{name}"), None)?;
-        }
-        let end = Instant::now() + PATIENCE;
-        while !defined(cluster)?.is_empty() {
-            ensure!(Instant::now() < end, "definitions do not go");
-            thread::sleep(Duration::from_millis(100));
-        }
+        remove_definitions(cluster)?;
         install(cluster, &helm.installed(&[])?)?;
         let (code, said) = command(cluster, node, &[])?;
         ensure!(code == 0, "{code} {said}");
