@@ -174,6 +174,8 @@ impl Lab {
         options.data_out = Some(&mut frame);
         options.ctx_in = Some(&context);
         options.ctx_out = Some(&mut after);
+        // The run at XDP may have taken long.
+        self.hold_clock()?;
         let result = self.dataplane.program(packet.hook)?.test_run(options).with_context(|| {
             format!("the kernel refused to run a frame of {} bytes on {}", packet.frame.len(), packet.device)
         })?;
