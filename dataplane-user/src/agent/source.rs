@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tokio::sync::mpsc::UnboundedSender;
 
+#[cfg(feature = "kubernetes")]
+use super::Role;
 use super::accepted::{Accepted, Kept};
 use super::folder::Folder;
-use super::{Event, Options, Role};
+use super::{Event, Options};
 use crate::index::Snapshot;
 use crate::policy::{Changes, Problem, Settings, World};
 use crate::state::lastgood::LastGood;
