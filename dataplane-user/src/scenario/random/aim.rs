@@ -64,7 +64,9 @@ impl Targets {
             }
             for (key, egress) in [("failsafeInboundHostPorts", false), ("failsafeOutboundHostPorts", true)] {
                 let entries = spec[key].as_array().into_iter().flatten();
-                lists.push(entries.map(|entry| of_failsafe(entry, egress)).collect());
+                let list: Vec<Target> = entries.map(|entry| of_failsafe(entry, egress)).collect();
+                // Few cases have any: these ask for them often.
+                lists.extend([list.clone(), list.clone(), list]);
             }
         }
         lists.retain(|list: &Vec<Target>| !list.is_empty());
@@ -81,13 +83,14 @@ impl Targets {
         let at = if dice.percent(70) { list.len() - last + dice.below(last) } else { dice.below(list.len()) };
         let target = &list[at];
         let v6 = target.v6.unwrap_or_else(|| dice.percent(35));
+        let inside = if target.failsafe { 50 } else { 75 };
         Some(Aim {
             egress: target.egress,
             v6,
             protocol: target.protocol,
             icmp: target.icmp.map(|(kind, code)| (kind, code.unwrap_or_else(|| dice.below(4) as u8))),
-            src: target.source.address(dice, v6),
-            dst: target.destination.address(dice, v6),
+            src: target.source.address(dice, v6, inside),
+            dst: target.destination.address(dice, v6, inside),
             sport: target.source.port(dice),
             dport: target.destination.port(dice),
             local: target.failsafe || dice.percent(60),
@@ -96,15 +99,15 @@ impl Targets {
 }
 
 impl Side {
-    /// First or last address of a net, or one beside it; mostly inside.
-    fn address(&self, dice: &mut Dice, v6: bool) -> Option<IpAddr> {
+    /// First or last address of a net, or one beside it; `inside`: how often one of the net, in percent at least.
+    fn address(&self, dice: &mut Dice, v6: bool, inside: usize) -> Option<IpAddr> {
         let nets: Vec<IpNet> = self.nets.iter().copied().filter(|n| n.addr().is_ipv6() == v6).collect();
         if nets.is_empty() {
             return None;
         }
         let all = edges(dice.one(&nets));
         // The first two of the edges are inside.
-        Some(if dice.percent(75) { all[dice.below(2)] } else { dice.one(&all) })
+        Some(if dice.percent(inside) { all[dice.below(2)] } else { dice.one(&all) })
     }
 
     /// First or last port of a range, or one beside it; mostly inside.

@@ -81,9 +81,12 @@ impl Turn {
             parts.push(self.change(dice));
             for _ in 0..dice.between(6, 9) {
                 let talk = dice.one(&self.talks);
-                let packet =
-                    if dice.percent(60) { by_the_book(dice, &talk) } else { talks.goes_on(&talk, dice) };
-                parts.push(Part::Packet(packet));
+                if dice.percent(70) {
+                    let packet = by_the_book(dice, &talk);
+                    parts.extend(self.legs(&talk, packet).into_iter().map(Part::Packet));
+                } else {
+                    parts.push(Part::Packet(talks.goes_on(&talk, dice)));
+                }
             }
         }
         parts
@@ -203,6 +206,11 @@ fn policy(dice: &mut Dice, talks: &[Talk], fates: &[Fate; 3]) -> Value {
                 rule("Deny", true);
             }
             Fate::Nothing => {}
+        }
+        // Where it leaves, what is forwarded may go on mostly.
+        if is_behind(talk.dst) && talk.egress.is_none() {
+            let action = if *fate == Fate::Allow || dice.percent(60) { "Allow" } else { "Deny" };
+            egress.push(about(dice, talk, action, true));
         }
     }
     let list = dice.pick(&["preDNAT", "applyOnForward", "applyOnForward", "normal"]);
