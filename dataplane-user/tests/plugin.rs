@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-/// `good`: what the node that answers writes; `exec` on the other is refused as a kubelet that is gone makes it.
+/// `pod1` answers as an agent without events does; `exec` on `pod2` fails as before a kubelet that is gone.
 const KUBECTL: &str = r#"#!/bin/sh
 pod() { printf '{"metadata": {"name": "%s"}, "spec": {"nodeName": "%s", "containers": [{"name": "portcullis"}]}, "status": {"phase": "Running"}}' "$1" "$2"; }
 case "$*" in

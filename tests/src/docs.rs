@@ -2,7 +2,8 @@
 //!
 //! A prompt is the name of a machine of the lab and `$` or `#`, then a command; lines that begin with `> ` continue it.
 //! What follows up to the next prompt is its output. `…` stands for any text within a line, and alone on a line for any
-//! number of lines. How many spaces part two columns depends on what stands in them, so two or more count as two. A comment `<!-- setup: command -->` is run on the node and must succeed; `<!-- setup: stop the agent -->`
+//! number of lines. How many spaces part two columns depends on what stands in them, so two or more count as two.
+//! A comment `<!-- setup: command -->` is run on the node and must succeed; `<!-- setup: stop the agent -->`
 //! does what Ctrl-C in the agent's shell does.
 
 use std::{fmt, ops::Range};
